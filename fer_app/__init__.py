@@ -1,0 +1,1 @@
+"""Facial-expression recognition for photos and videos, without a deep-learning framework."""

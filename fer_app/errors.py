@@ -1,0 +1,82 @@
+"""Every error that this project raises on purpose.
+
+    FerError(Exception)                 what went wrong, where, and what to do
+    |- InputError(ValueError)           a picture, video or argument that cannot be used
+    |  |- ImageDecodeError              the file is no picture, is damaged, or is too large
+    |- ModelError
+    |  |- ModelNotFoundError            no such bundled model or file
+    |  |- ModelContractError            the file carries no contract, or one that does not fit it
+    |  |- ModelIntegrityError           a bundled file's sha256 is not the manifest's
+    |  |- ProviderUnavailableError      the device that was asked for cannot be used
+    |- ConfigError(ValueError)          every problem of a recipe at once
+    |- DatasetError                     a data set that is missing, incomplete or unreadable
+    |- CheckpointError                  a checkpoint that is missing, damaged or does not fit
+    |- DivergedError                    the loss is no longer finite
+    |- ExportError
+    |  |- ParityError                   the exported file does not compute what the checkpoint does
+    |- MissingExtraError                a command needs packages that the base install does not bring
+
+At the command line a `FerError` is one line on stderr and exit status 1; a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+
+class FerError(Exception):
+    """Base of all errors raised on purpose: the message says what went wrong, where, and what to do."""
+
+
+class InputError(FerError, ValueError):
+    """A picture, video or argument that cannot be used."""
+
+
+class ImageDecodeError(InputError):
+    """A file that is no picture, is damaged, or is larger than the limit on pixels."""
+
+
+class ModelError(FerError):
+    """Something about a model file or the device that it should run on."""
+
+
+class ModelNotFoundError(ModelError):
+    """No bundled model has this name, and no file is at this path."""
+
+
+class ModelContractError(ModelError):
+    """A model file without a contract, or with one that does not fit its inputs and outputs."""
+
+
+class ModelIntegrityError(ModelError):
+    """A bundled file whose sha256 differs from the manifest's."""
+
+
+class ProviderUnavailableError(ModelError):
+    """The device that was asked for cannot be used on this machine."""
+
+
+class ConfigError(FerError, ValueError):
+    """A recipe with problems; the message lists all of them, each with its `table.key`."""
+
+
+class DatasetError(FerError):
+    """A data set that is missing, incomplete or unreadable."""
+
+
+class CheckpointError(FerError):
+    """A checkpoint that is missing, damaged, or does not fit the model."""
+
+
+class DivergedError(FerError):
+    """The training loss is no longer finite."""
+
+
+class ExportError(FerError):
+    """An export that could not be made or did not pass its checks."""
+
+
+class ParityError(ExportError):
+    """An exported file whose outputs differ from the checkpoint's by more than the tolerance."""
+
+
+class MissingExtraError(FerError):
+    """A command that needs packages which the base install does not bring."""

@@ -1,0 +1,1 @@
+"""Data, losses, methods, loops, checkpoints, evaluation and recipes."""
