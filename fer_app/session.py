@@ -1,0 +1,271 @@
+"""ONNX Runtime sessions: the device that was asked for, or an error that says why not.
+
+ONNX Runtime itself answers a request that it cannot meet with a session on the CPU and a line in its log. Here only
+`device="auto"` may choose, and `Session.device` and `Session.note` say what was chosen and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
+
+DEVICES = "auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
+_CUDA = "CUDAExecutionProvider"
+_TENSORRT = "TensorrtExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (_TENSORRT, _CUDA, _CPU)}
+_PROVIDER_LIBRARY = {"cuda": "onnxruntime_providers_cuda", "tensorrt": "onnxruntime_providers_tensorrt"}
+_LOG_FATAL = 4
+
+
+class Device(NamedTuple):
+    """A parsed device name: `kind` is auto, cpu, cuda or tensorrt; `ordinal` counts NVIDIA devices from 0."""
+
+    kind: str
+    ordinal: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind in ("auto", "cpu") else f"{self.kind}:{self.ordinal}"
+
+
+def parse_device(name: str) -> Device:
+    """Read a device name such as `cuda:1`.
+
+    Raises:
+        InputError: the name is none of `DEVICES`.
+    """
+    match = re.fullmatch(r"(auto|cpu)|(cuda|tensorrt)(?::(\d+))?", name.strip().lower())
+    if match is None:
+        raise InputError(f"no such device: {name!r}; use one of {DEVICES}")
+    plain, accelerator, index = match.groups()
+    return Device(plain or accelerator, int(index or 0))
+
+
+def nvidia_device_visible() -> bool:
+    """Tell in microseconds, without loading CUDA, whether an NVIDIA driver is there and not hidden."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if sys.platform == "win32":
+        return shutil.which("nvidia-smi") is not None
+    # The last one is the driver as Windows lends it to Linux (WSL 2), which has no /proc entry.
+    signs = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
+    return any(Path(sign).exists() for sign in signs)
+
+
+def physical_cores() -> int:
+    """Count the physical cores that this process may use (affinity and a container's CPU quota respected)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = affinity(0) if affinity else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        try:
+            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            cores.add(str(cpu))
+    count = len(cores)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return max(1, count)
+
+
+class Session:
+    """A model that is loaded and ready on one device. `run` may be called from several threads.
+
+    Attributes:
+        device: where it runs: `cpu`, `cuda:0`, `tensorrt:0`, ...
+        note: why `auto` did not take the accelerator that it saw; empty otherwise.
+        metadata: the key-value pairs stored inside the ONNX file.
+        input_names: names of the inputs, in order.
+        output_names: names of the outputs, in order.
+        input_shapes: one tuple per input; an `int` is a fixed size, a `str` or `None` a free one.
+        output_shapes: the same for the outputs.
+        input_types: ONNX Runtime's names, such as `tensor(float)`.
+    """
+
+    def __init__(self, session: Any, device: Device, note: str = "") -> None:
+        """Wrap an `onnxruntime.InferenceSession`; use `open_session` to make one."""
+        self._session = session
+        self.device = str(device)
+        self.note = note
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self.input_names: tuple[str, ...] = tuple(node.name for node in inputs)
+        self.output_names: tuple[str, ...] = tuple(node.name for node in outputs)
+        self.input_shapes: tuple[tuple[int | str | None, ...], ...] = tuple(tuple(node.shape) for node in inputs)
+        self.output_shapes: tuple[tuple[int | str | None, ...], ...] = tuple(tuple(node.shape) for node in outputs)
+        self.input_types: tuple[str, ...] = tuple(node.type for node in inputs)
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the model; returns one array per output, in the order of `output_names`.
+
+        Raises:
+            ModelError: the run failed (a wrong shape or type, or no memory left on the device).
+        """
+        try:
+            results = self._session.run(None, feeds)
+        except Exception as error:
+            if not _from_onnxruntime(error):
+                raise
+            raise ModelError(f"the model failed on {self.device}: {_first_line(error)}") from error
+        return [np.asarray(result) for result in results]
+
+
+def open_session(model: Path | bytes, *, device: str = "auto", threads: int | None = None) -> Session:
+    """Load an ONNX model.
+
+    Args:
+        model: the file, or its content.
+        device: one of `DEVICES`. `auto` takes CUDA when it works and the CPU otherwise.
+        threads: CPU threads of one run; `None` is one per physical core.
+
+    Raises:
+        InputError: no such device name.
+        ModelNotFoundError: no such file.
+        ModelError: the file is no ONNX model, or this ONNX Runtime cannot run it.
+        ProviderUnavailableError: the asked-for device cannot be used; the message says why and what to install.
+    """
+    asked = parse_device(device)
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelNotFoundError(f"no model file at {model}")
+    if asked.kind != "auto":
+        return _open_on(model, asked, threads)
+    note = ""
+    if nvidia_device_visible():
+        try:
+            return _open_on(model, Device("cuda"), threads)
+        except ProviderUnavailableError as error:
+            note = str(error)
+    return _open_on(model, Device("cpu"), threads, note)
+
+
+def _open_on(model: Path | bytes, device: Device, threads: int | None, note: str = "") -> Session:
+    ort = _onnxruntime()
+    if hopeless := _why_not_tried(device):
+        raise ProviderUnavailableError(f"cannot run on {device}: {hopeless}")
+    missing = "" if device.kind == "cpu" else _preload_cuda()
+    wanted = _PROVIDERS[device.kind]
+    providers = [name if name == _CPU else (name, {"device_id": str(device.ordinal)}) for name in wanted]
+    content = str(model) if isinstance(model, Path) else model
+    try:
+        # enable_fallback=0: ONNX Runtime must not retry on the CPU behind our back, now or in a later run.
+        session = ort.InferenceSession(content, _options(ort, threads), providers=providers, enable_fallback=0)
+    except Exception as error:
+        if not (_from_onnxruntime(error) or isinstance(error, (RuntimeError, ValueError))):
+            raise
+        if device.kind != "cpu" and not _is_model_fault(error):
+            why = _why_library_fails(device) or missing or _first_line(error)
+            raise ProviderUnavailableError(f"cannot run on {device}: {why}") from error
+        name = str(model) if isinstance(model, Path) else "the given bytes"
+        raise ModelError(f"{name}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+    if wanted[0] not in session.get_providers():
+        why = _why_library_fails(device) or missing or "ONNX Runtime could not start its provider"
+        raise ProviderUnavailableError(f"cannot run on {device}: {why}")
+    return Session(session, device, note)
+
+
+def device_problem(name: str) -> str:
+    """Say why a device cannot be used, as far as can be told without a model; empty when nothing speaks against it.
+
+    Raises:
+        InputError: no such device name.
+    """
+    device = parse_device(name)
+    return "" if device.kind == "auto" else _why_not_tried(device) or _why_library_fails(device)
+
+
+@functools.cache
+def _onnxruntime() -> Any:
+    """Import ONNX Runtime once: quiet, and reporting to nobody."""
+    import onnxruntime as ort
+
+    # Its warnings about accelerators that are not there would reach a user who asked for none;
+    # failures that matter arrive as exceptions.
+    ort.set_default_logger_severity(_LOG_FATAL)
+    ort.disable_telemetry_events()
+    return ort
+
+
+def _options(ort: Any, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_FATAL
+    options.intra_op_num_threads = physical_cores() if threads is None else threads
+    # Threads that spin between runs starve OpenCV's and OpenMP's pools: 3-4 times slower on few cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _why_not_tried(device: Device) -> str:
+    """A reason to give up on an accelerator before loading anything; empty when it is worth a try."""
+    if device.kind == "cpu":
+        return ""
+    available = _onnxruntime().get_available_providers()
+    if _PROVIDERS[device.kind][0] not in available:
+        return (
+            "the installed ONNX Runtime has no such provider; it needs the package onnxruntime-gpu: " + _install_hint()
+        )
+    if not nvidia_device_visible():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        also = f" (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else ""
+        return f"no NVIDIA driver found on this machine{also}; install the driver, or use --device cpu"
+    return ""
+
+
+@functools.cache
+def _preload_cuda() -> str:
+    """Load the CUDA libraries that came as Python packages; returns what ONNX Runtime said when some were missing."""
+    said = io.StringIO()
+    # It reports with print(), which would end up between the results on stdout.
+    with contextlib.redirect_stdout(said):
+        _onnxruntime().preload_dlls()
+    missing = re.search(r"Failed to load ([^\s:]+)", said.getvalue())
+    return f"{missing[1]} is missing; {_install_hint()}" if missing else ""
+
+
+def _why_library_fails(device: Device) -> str:
+    """Load the provider's own library to learn which of its dependencies is missing; empty when it loads."""
+    if device.kind == "cpu":
+        return ""
+    _preload_cuda()
+    folder = Path(_onnxruntime().__file__).parent / "capi"
+    prefix, suffix = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
+    try:
+        ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_shared{suffix}"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / f"{prefix}{_PROVIDER_LIBRARY[device.kind]}{suffix}"))
+    except OSError as error:
+        library = _first_line(error).split(":")[0]
+        if library.startswith("libnvinfer"):
+            return f"{library} is missing; install TensorRT and put the folder of its libraries on the library path"
+        return f"{library} is missing; {_install_hint()}"
+    return ""
+
+
+def _install_hint() -> str:
+    return "pip install 'fer-mimic[cuda]'"
+
+
+def _is_model_fault(error: Exception) -> bool:
+    """Tell a bad model file from a bad device."""
+    return type(error).__name__ in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile", "InvalidArgument", "NoModel")
+
+
+def _from_onnxruntime(error: Exception) -> bool:
+    return type(error).__module__.startswith("onnxruntime")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
