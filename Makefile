@@ -1,0 +1,65 @@
+# A fresh clone: `make demo` shows what the program does, `make test` checks that it works here.
+# Each makes its own environment first, once, in $(VENV), with the exact versions of constraints/.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check lint types format clean
+
+help:
+	@echo 'make demo    install into $(VENV) (no deep-learning framework) and read the face in examples/astronaut.jpg'
+	@echo 'make test    install everything, training included, and run all tests'
+	@echo 'make check   formatting, linter, types and all tests'
+	@echo 'make format  let ruff format the code and mend what it can'
+	@echo 'make clean   remove $(VENV), caches and build products (not runs/ and predictions/)'
+	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest)'
+
+demo: $(VENV)/.base-installed
+	@$(check-opencv)
+	$(BIN)/fer predict examples/astronaut.jpg --output predictions
+
+test: $(VENV)/.dev-installed
+	@$(check-opencv)
+	$(BIN)/pytest $(ARGS)
+
+check: lint types test
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev-installed
+	$(BIN)/mypy
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# OpenCV's wheel needs two system libraries that a bare Linux server or container does not have.
+define check-opencv
+$(BIN)/python -c 'import cv2' || { \
+	echo 'OpenCV cannot be loaded. If a library is named above, install it, then run make again:'; \
+	echo '    sudo apt-get install libgl1 libglib2.0-0'; \
+	exit 1; }
+endef
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Python 3.11 or newer is needed; name one: make PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.base-installed: $(VENV)/.created pyproject.toml constraints/base.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e .
+	@touch $@
+
+# Holds the base install too, in the same versions: `make demo` after `make test` has nothing to install.
+$(VENV)/.dev-installed: $(VENV)/.created pyproject.toml constraints/base.txt constraints/dev.txt
+	@echo 'Installing what training, export and the checks need: some gigabytes, some minutes, once.'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/dev.txt -e '.[dev]'
+	@touch $@ $(VENV)/.base-installed
