@@ -1,0 +1,154 @@
+"""Expression classifiers: from face crops to logits and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_app.contract import METADATA_KEY, Contract
+from fer_app.errors import InputError, ModelContractError
+from fer_app.preprocess import softmax, to_input
+from fer_app.session import Session, open_session
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "logits"
+Crops = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What the recognizer needs of a classifier, whatever computes it.
+
+    Attributes:
+        contract: what the classifier expects and what its outputs mean.
+        device: where it runs, such as `cpu` or `cuda:0`.
+    """
+
+    @property
+    def contract(self) -> Contract: ...  # noqa: D102 - described above
+
+    @property
+    def device(self) -> str: ...  # noqa: D102 - described above
+
+    def logits(self, crops: Crops) -> NDArray[np.float32]:
+        """Return float32 (N, K) logits of uint8 crops, (N, h, w, 3) or N pictures of any sizes; N may be 0."""
+        ...
+
+    def probs(self, crops: Crops) -> NDArray[np.float32]:
+        """Return float32 (N, K) probabilities of the crops, with the contract's temperature."""
+        ...
+
+
+class OnnxClassifier:
+    """A classifier in an ONNX file that carries its contract."""
+
+    def __init__(
+        self, path: Path | str, *, device: str = "auto", batch_size: int = 32, threads: int | None = None
+    ) -> None:
+        """Load the file and hold its contract against its inputs and outputs.
+
+        Args:
+            path: the ONNX file.
+            device: see `fer_app.session.open_session`.
+            batch_size: at most this many faces go through the network at once.
+            threads: CPU threads; `None` is one per physical core.
+
+        Raises:
+            InputError: `batch_size` is below 1, or there is no such device name.
+            ModelError: no such file, no usable device, or the contract is missing or does not fit.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, must be at least 1")
+        self._path = Path(path)
+        self._session = open_session(self._path, device=device, threads=threads)
+        self._batch_size = batch_size
+        self._contract = read_contract(self._session, str(self._path))
+
+    @property
+    def contract(self) -> Contract:
+        """What the file says about itself."""
+        return self._contract
+
+    @property
+    def device(self) -> str:
+        """Where it runs, such as `cpu` or `cuda:0`."""
+        return self._session.device
+
+    @property
+    def note(self) -> str:
+        """Why `auto` did not take the accelerator that it saw; empty otherwise."""
+        return self._session.note
+
+    def logits(self, crops: Crops) -> NDArray[np.float32]:
+        """Classify crops.
+
+        Args:
+            crops: uint8, (N, h, w, 3) RGB or (N, h, w) grey, or N such pictures of any sizes; N may be 0.
+
+        Returns:
+            float32, (N, K), in the order of `contract.labels`.
+
+        Raises:
+            InputError: the crops are not uint8 or have another shape.
+            ModelError: the run failed on the device.
+        """
+        chunks = [np.zeros((0, len(self._contract.labels)), np.float32)]
+        for start in range(0, len(crops), self._batch_size):
+            inputs = to_input(crops[start : start + self._batch_size], self._contract)
+            chunks += self._session.run({INPUT_NAME: inputs})
+        return np.concatenate(chunks)
+
+    def probs(self, crops: Crops) -> NDArray[np.float32]:
+        """Like `logits`, then softmax with the contract's temperature."""
+        return softmax(self.logits(crops), self._contract.temperature)
+
+
+def read_contract(session: Session, name: str) -> Contract:
+    """Read the contract out of an ONNX classifier and check that it fits the network.
+
+    Args:
+        session: the loaded file.
+        name: how to call the file in errors.
+
+    Raises:
+        ModelContractError: there is no contract, or it disagrees with the inputs and outputs; the message names both.
+    """
+    text = session.metadata.get(METADATA_KEY)
+    if text is None:
+        raise ModelContractError(
+            f"{name} carries no contract (metadata key {METADATA_KEY}); it was not made by `fer export`"
+        )
+    try:
+        contract = Contract.from_json(text)
+    except ModelContractError as error:
+        raise ModelContractError(f"{name}: {error}") from error
+    has = _signature(session)
+    side = contract.img_size
+    expected = (
+        f"{INPUT_NAME} tensor(float) (batch, {contract.in_chans}, {side}, {side}) -> "
+        f"{OUTPUT_NAME} (batch, {len(contract.labels)})"
+    )
+    if has != expected:
+        raise ModelContractError(f"{name}: the contract says {expected}, but the network is {has}")
+    return contract
+
+
+def _signature(session: Session) -> str:
+    """Write the network's inputs and outputs in one line; the first axis reads `batch` when its size is free."""
+
+    def shape(sizes: tuple[int | str | None, ...]) -> str:
+        free_batch = ["batch" if i == 0 and not isinstance(size, int) else str(size) for i, size in enumerate(sizes)]
+        return f"({', '.join(free_batch)})"
+
+    inputs = [
+        f"{name} {kind} {shape(sizes)}"
+        for name, kind, sizes in zip(session.input_names, session.input_types, session.input_shapes, strict=True)
+    ]
+    outputs = [
+        f"{name} {shape(sizes)}" for name, sizes in zip(session.output_names, session.output_shapes, strict=True)
+    ]
+    return f"{', '.join(inputs)} -> {', '.join(outputs)}"
