@@ -1,1 +1,5 @@
-"""Face detection: the MTCNN cascade."""
+"""Finding faces in pictures."""
+
+from fer_app.detection.mtcnn import MtcnnDetector
+
+__all__ = ["MtcnnDetector"]

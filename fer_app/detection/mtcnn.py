@@ -1,0 +1,111 @@
+"""Face detection with MTCNN on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_app.detection import cascade
+from fer_app.detection.area_resize import integral_image
+from fer_app.errors import InputError
+from fer_app.results import Detections
+from fer_app.session import open_session
+
+# MTCNN names left and right as the picture shows them, this project as the subject has them.
+_TO_SUBJECT_ORDER = [1, 0, 2, 4, 3]
+
+
+class MtcnnDetector:
+    """Finds faces and their five landmarks in pictures of any size.
+
+    Boxes, landmarks and confidence are those of facenet-pytorch 2.5.3's `MTCNN.detect` with the same settings, and so
+    is their order (largest first); only the names of left and right differ.
+
+    Attributes:
+        device: where the three networks run.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_face_px: float = 40,
+        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
+        max_faces: int | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        """Load the three networks.
+
+        Args:
+            min_face_px: side in px of the smallest face looked for, at least 12; the time falls with its square.
+            thresholds: least face probability after P-, R- and O-Net.
+            max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
+            device: as `fer_app.session.open_session` takes it.
+            threads: CPU threads of one run; `None` is one per physical core.
+
+        Raises:
+            InputError: a setting out of its range.
+            ProviderUnavailableError: the device cannot be used.
+        """
+        if not min_face_px >= cascade.PNET_WINDOW_PX:
+            raise InputError(f"min_face_px is {min_face_px}; MTCNN's smallest window is {cascade.PNET_WINDOW_PX} px")
+        if len(thresholds) != 3 or not all(0 <= value <= 1 for value in thresholds):
+            raise InputError(f"thresholds are {thresholds}; they are three probabilities, for P-, R- and O-Net")
+        if max_faces is not None and max_faces < 1:
+            raise InputError(f"max_faces is {max_faces}; it must be at least 1, or None for all")
+        self.min_face_px = min_face_px
+        self.thresholds = thresholds
+        self.max_faces = max_faces
+        self._pnet, self.device = _load("pnet", device, threads)
+        self._rnet, _ = _load("rnet", device, threads)
+        self._onet, _ = _load("onet", device, threads)
+
+    def detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """Find the faces of several pictures, which may differ in size.
+
+        Args:
+            images: uint8, (H, W, 3) each, RGB; any memory layout.
+
+        Returns:
+            One `Detections` a picture, largest box first (by area); empty where there is no face, and for a picture
+            smaller than `min_face_px`.
+
+        Raises:
+            InputError: an array that is no such picture.
+        """
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise InputError(f"picture {i} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
+        if not images:
+            return []
+        integrals = [integral_image(image) for image in images]
+        candidates = cascade.propose(self._pnet, integrals, self.min_face_px, self.thresholds[0])
+        candidates = cascade.refine(self._rnet, integrals, candidates, self.thresholds[1])
+        faces, landmarks = cascade.finish(self._onet, integrals, candidates, self.thresholds[2])
+        size = faces.boxes[:, 2:] - faces.boxes[:, :2]
+        # A box that regression has turned inside out is no place in the picture.
+        real = (size > 0).all(axis=1)
+        largest_first = np.argsort(-size.prod(axis=1), kind="stable")
+        return [
+            self._one_frame(faces, landmarks, largest_first[(real & (faces.frames == i))[largest_first]])
+            for i in range(len(images))
+        ]
+
+    def _one_frame(
+        self, faces: cascade.Candidates, landmarks: cascade.Float32, rows: npt.NDArray[np.intp]
+    ) -> Detections:
+        rows = rows[: self.max_faces]
+        return Detections(
+            boxes=faces.boxes[rows],
+            confidence=faces.probs[rows],
+            landmarks=landmarks[rows][:, _TO_SUBJECT_ORDER],
+        )
+
+
+def _load(name: str, device: str, threads: int | None) -> tuple[cascade.Network, str]:
+    model = (resources.files("fer_app") / "weights" / "mtcnn" / f"{name}.onnx").read_bytes()
+    session = open_session(model, device=device, threads=threads)
+    return lambda images: session.run({"images": images}), session.device
