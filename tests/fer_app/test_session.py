@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fer_app import session as session_module
+from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
+from fer_app.session import Device, device_problem, open_session, parse_device, physical_cores
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "text"),
+    [
+        ("auto", Device("auto"), "auto"),
+        (" CPU ", Device("cpu"), "cpu"),
+        ("cuda", Device("cuda", 0), "cuda:0"),
+        ("cuda:12", Device("cuda", 12), "cuda:12"),
+        ("tensorrt:1", Device("tensorrt", 1), "tensorrt:1"),
+    ],
+)
+def test_device_names(name, device, text):
+    assert parse_device(name) == device
+    assert str(parse_device(name)) == text
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "cpu:0", "auto:1", "cuda:-1"])
+def test_other_names_are_refused(name):
+    with pytest.raises(InputError, match="no such device"):
+        parse_device(name)
+
+
+@pytest.fixture
+def no_nvidia(monkeypatch):
+    monkeypatch.setattr(session_module, "nvidia_device_visible", lambda: False)
+
+
+@pytest.fixture
+def fake_nvidia(monkeypatch):
+    """A machine that has the driver's files but no working CUDA."""
+    monkeypatch.setattr(session_module, "nvidia_device_visible", lambda: True)
+    monkeypatch.setattr(session_module, "_preload_cuda", lambda: "libcublas is missing; pip install 'fer-mimic[cuda]'")
+
+
+class StubRuntime:
+    """An ONNX Runtime whose sessions come up on the providers that "work", silently, as the real one does."""
+
+    def __init__(self, working: list[str], available: list[str] | None = None) -> None:
+        self.working = working
+        self.available = available or ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+        self.asked: list[object] = []
+
+    def get_available_providers(self):
+        return self.available
+
+    class SessionOptions:
+        def add_session_config_entry(self, key, value):
+            assert (key, value) == ("session.intra_op.allow_spinning", "0")
+
+    def InferenceSession(self, model, options, providers, enable_fallback):  # noqa: N802 - the library's name
+        assert enable_fallback == 0
+        self.asked = providers
+        names = [p if isinstance(p, str) else p[0] for p in providers]
+        return StubSession([name for name in names if name in self.working])
+
+
+class StubSession:
+    def __init__(self, providers):
+        self._providers = providers
+
+    def get_providers(self):
+        return self._providers
+
+    def get_inputs(self):
+        return []
+
+    get_outputs = get_inputs
+
+    def get_modelmeta(self):
+        class Meta:
+            custom_metadata_map: dict[str, str] = {}  # noqa: RUF012
+
+        return Meta
+
+
+def use(monkeypatch, runtime):
+    monkeypatch.setattr(session_module, "_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(session_module, "_why_library_fails", lambda device: "")
+
+
+def test_cpu(tiny_model):
+    session = open_session(tiny_model, device="cpu")
+    assert (session.device, session.note) == ("cpu", "")
+    assert session.input_names == ("images",)
+    assert session.output_names == ("logits",)
+    assert session.input_shapes == (("batch", 3, 16, 16),)
+    assert session.output_shapes == (("batch", 8),)
+    assert session.input_types == ("tensor(float)",)
+    assert "fer.contract" in session.metadata
+    (logits,) = session.run({"images": np.ones((2, 3, 16, 16), np.float32)})
+    assert logits.shape == (2, 8)
+    (from_bytes,) = open_session(tiny_model.read_bytes(), device="cpu", threads=1).run(
+        {"images": np.ones((2, 3, 16, 16), np.float32)}
+    )
+    np.testing.assert_array_equal(logits, from_bytes)
+
+
+def test_a_run_that_fails_is_a_model_error(tiny_model):
+    session = open_session(tiny_model, device="cpu")
+    with pytest.raises(ModelError, match="failed on cpu"):
+        session.run({"images": np.ones((2, 3, 17, 16), np.float32)})
+
+
+def test_files(tmp_path):
+    with pytest.raises(ModelNotFoundError, match="missing"):
+        open_session(tmp_path / "missing.onnx")
+    with pytest.raises(ModelError, match="cannot load"):
+        open_session(b"no model", device="cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
+def test_no_driver_is_an_error_that_says_so(tiny_model, no_nvidia, device):
+    with pytest.raises(ProviderUnavailableError, match=rf"{device}.*(no NVIDIA driver|onnxruntime-gpu)"):
+        open_session(tiny_model, device=device)
+
+
+def test_auto_without_nvidia_takes_the_cpu(tiny_model, no_nvidia):
+    session = open_session(tiny_model)
+    assert (session.device, session.note) == ("cpu", "")
+
+
+def test_auto_takes_cuda_when_it_works(tiny_model, fake_nvidia, monkeypatch):
+    runtime = StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"])
+    use(monkeypatch, runtime)
+    assert open_session(tiny_model).device == "cuda:0"
+    assert open_session(tiny_model, device="cuda:1").device == "cuda:1"
+    assert runtime.asked == [("CUDAExecutionProvider", {"device_id": "1"}), "CPUExecutionProvider"]
+
+
+def test_a_silent_fallback_is_an_error_when_asked_and_a_note_when_not(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CPUExecutionProvider"]))
+    for device in ("cuda", "tensorrt"):
+        with pytest.raises(ProviderUnavailableError, match=rf"{device}:0: libcublas is missing; .*fer-mimic\[cuda\]"):
+            open_session(tiny_model, device=device)
+    session = open_session(tiny_model, device="auto")
+    assert session.device == "cpu"
+    assert "libcublas is missing" in session.note
+
+
+def test_tensorrt_is_not_cuda(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"]))
+    with pytest.raises(ProviderUnavailableError, match="tensorrt:0"):
+        open_session(tiny_model, device="tensorrt")
+
+
+def test_a_build_without_cuda_names_the_package(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CPUExecutionProvider"], available=["CPUExecutionProvider"]))
+    with pytest.raises(ProviderUnavailableError, match="onnxruntime-gpu"):
+        open_session(tiny_model, device="cuda")
+
+
+def test_hidden_devices_are_not_seen(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not session_module.nvidia_device_visible()
+    assert device_problem("cuda")
+
+
+def test_device_problem(no_nvidia):
+    assert device_problem("cpu") == ""
+    assert device_problem("auto") == ""
+    assert device_problem("cuda")
+
+
+def test_physical_cores():
+    import os
+
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_nothing_is_written_besides_results(tiny_model):
+    """ONNX Runtime's own warnings do not reach the user, whatever was asked for."""
+    code = (
+        "import sys, pathlib\n"
+        "import fer_app.session as s\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "s.nvidia_device_visible = lambda: True\n"
+        "for device in ('cpu', 'auto', 'cuda', 'tensorrt'):\n"
+        "    try:\n"
+        f"        s.open_session(pathlib.Path({str(tiny_model)!r}), device=device)\n"
+        "    except s.ProviderUnavailableError:\n"
+        "        pass\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.gpu
+def test_cuda_computes_what_the_cpu_does(tiny_model):
+    images = np.random.default_rng(0).random((5, 3, 16, 16), np.float32)
+    (on_cpu,) = open_session(tiny_model, device="cpu").run({"images": images})
+    session = open_session(tiny_model, device="cuda")
+    assert session.device == "cuda:0"
+    np.testing.assert_allclose(session.run({"images": images})[0], on_cpu, atol=1e-3)
