@@ -70,7 +70,7 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"contract", "results"},
+    {"atomic_file", "contract", "image_files", "results"},
     {"annotate", "boxes", "image_io", "model_store", "preprocess", "session", "sinks"},
     {"alignment", "classifier", "detection", "quality"},
     {"recognizer"},
