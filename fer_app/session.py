@@ -158,7 +158,7 @@ def _open_on(model: Path | bytes, device: Device, threads: int | None, note: str
         raise ProviderUnavailableError(f"cannot run on {device}: {hopeless}")
     missing = "" if device.kind == "cpu" else _preload_cuda()
     wanted = _PROVIDERS[device.kind]
-    providers = [name if name == _CPU else (name, {"device_id": str(device.ordinal)}) for name in wanted]
+    providers = [_with_options(name, device) for name in wanted]
     content = str(model) if isinstance(model, Path) else model
     try:
         # enable_fallback=0: ONNX Runtime must not retry on the CPU behind our back, now or in a later run.
@@ -206,6 +206,16 @@ def _options(ort: Any, threads: int | None) -> Any:
     # Threads that spin between runs starve OpenCV's and OpenMP's pools: 3-4 times slower on few cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _with_options(provider: str, device: Device) -> str | tuple[str, dict[str, str]]:
+    if provider == _CPU:
+        return provider
+    options = {"device_id": str(device.ordinal)}
+    if provider == _CUDA:
+        # The default tries every algorithm for every new input shape, and pictures come in all shapes.
+        options["cudnn_conv_algo_search"] = "HEURISTIC"
+    return provider, options
 
 
 def _why_not_tried(device: Device) -> str:

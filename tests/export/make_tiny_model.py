@@ -1,7 +1,8 @@
 """Make tests/fer_app/data/tiny.onnx, a classifier whose answer can be worked out by hand.
 
 The mean of each colour, normalised to -1..1, times 6 is a logit: red makes anger, green happiness, blue sadness; the
-other labels stay at 0. The tests that use the file run without `onnx`, hence the file. Run: python tests/export/make_tiny_model.py
+other labels stay at 0. The file is kept because the tests that use it run without `onnx`.
+Run: python tests/export/make_tiny_model.py
 """
 
 from __future__ import annotations

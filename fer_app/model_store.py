@@ -1,0 +1,171 @@
+"""The bundled weights: what there is, and whether each file is what the manifest says."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fer_app.errors import ModelIntegrityError, ModelNotFoundError
+
+DEFAULT = "default"
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+MANIFEST = "manifest.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledFile:
+    """One file of the manifest.
+
+    Attributes:
+        name: what it is called, as in `--model NAME`.
+        file: its path inside `fer_app/weights`, with forward slashes.
+        sha256: the digest of its bytes, in hexadecimal.
+        license: one line.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    license: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return WEIGHTS / self.file
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorEntry(BundledFile):
+    """A network of the face detector; `source` says where its weights come from."""
+
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry(BundledFile):
+    """A bundled classifier.
+
+    Attributes:
+        contract_sha256: `Contract.digest` of the contract inside the file.
+        default: taken when the user names no model; exactly one is.
+        training_data: one line.
+        card: the page in docs/ that describes it.
+        metrics: measured shares, e.g. `{"ferplus_valid_accuracy": 0.85}`.
+    """
+
+    contract_sha256: str
+    default: bool = False
+    training_data: str = ""
+    card: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+_Entry = TypeVar("_Entry", bound=BundledFile)
+
+
+def bundled_models() -> tuple[ModelEntry, ...]:
+    """Return the bundled classifiers, in the order of the manifest; there may be none.
+
+    Raises:
+        ModelIntegrityError: the manifest is missing or damaged.
+    """
+    return _entries("model", ModelEntry)
+
+
+def bundled_detectors() -> tuple[DetectorEntry, ...]:
+    """Return the networks of the face detector.
+
+    Raises:
+        ModelIntegrityError: the manifest is missing or damaged.
+    """
+    return _entries("detector", DetectorEntry)
+
+
+def resolve_model(name_or_path: str | Path = DEFAULT) -> Path:
+    """Find a classifier's file; a bundled one is verified, once per process.
+
+    Args:
+        name_or_path: `default`, the name of a bundled classifier, or the path of an ONNX file.
+
+    Raises:
+        ModelNotFoundError: neither a bundled name nor a file.
+        ModelIntegrityError: the bundled file is not the one that the manifest describes.
+    """
+    entries = bundled_models()
+    if name_or_path == DEFAULT:
+        chosen = next((entry for entry in entries if entry.default), None)
+        if chosen is None:
+            raise ModelNotFoundError("no classifier is bundled with this version; name a file with --model MODEL.onnx")
+        return verify(chosen)
+    for entry in entries:
+        if name_or_path == entry.name:
+            return verify(entry)
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    names = ", ".join(entry.name for entry in entries) or "none"
+    raise ModelNotFoundError(
+        f"no model {str(name_or_path)!r}: there is no such file, and the bundled ones are: {names}"
+    )
+
+
+def verify(entry: BundledFile) -> Path:
+    """Return the file of an entry after comparing its sha256 with the manifest's, once per process.
+
+    Raises:
+        ModelNotFoundError: the file is missing.
+        ModelIntegrityError: the digests differ.
+    """
+    return _verified(entry.path, entry.sha256)
+
+
+@functools.cache
+def _verified(path: Path, sha256: str) -> Path:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"the bundled file {path} is missing; install fer-mimic again") from error
+    if found != sha256:
+        raise ModelIntegrityError(
+            f"the bundled file {path} is damaged: its sha256 is {found}, expected {sha256}; install fer-mimic again"
+        )
+    return path
+
+
+def _entries(table: str, kind: type[_Entry]) -> tuple[_Entry, ...]:
+    return tuple(kind(**values) for values in _manifest(WEIGHTS / MANIFEST)[table])
+
+
+@functools.cache
+def _manifest(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ModelIntegrityError(f"{path}: {error}; install fer-mimic again") from error
+    kinds: dict[str, type[BundledFile]] = {"model": ModelEntry, "detector": DetectorEntry}
+    problems = [f"unknown table {name}" for name in sorted(tables.keys() - kinds.keys())]
+    for table, kind in kinds.items():
+        fields = {f.name for f in dataclasses.fields(kind)}
+        required = {
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        for values in tables.setdefault(table, []):
+            label = f"{table} {values.get('name', '?')}"
+            problems += [f"{label}: unknown key {key}" for key in sorted(values.keys() - fields)]
+            problems += [f"{label}: {key} is missing" for key in sorted(required - values.keys())]
+    models = tables["model"]
+    if models and sum(bool(values.get("default")) for values in models) != 1:
+        problems.append("exactly one model must have default = true")
+    if problems:
+        raise ModelIntegrityError(f"{path}: {'; '.join(problems)}")
+    return tables
