@@ -1,0 +1,77 @@
+"""Which files a list of paths, folders and patterns means."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from fer_app.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif"}
+)
+
+
+def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+    """Return the files that the sources mean, in the order of the sources.
+
+    A file is taken as it is, whatever its suffix. A folder gives its files with a suffix in `IMAGE_SUFFIXES`, in
+    natural order (`2.jpg` before `10.jpg`); a pattern (`*`, `?`, `[...]`, `**`) gives the matching ones likewise, and
+    the folders that match. Hidden files and folders inside a folder are passed over.
+
+    Args:
+        sources: files, folders and patterns.
+        recursive: whether a folder means its subfolders too.
+
+    Raises:
+        InputError: a path does not exist, or a pattern matches nothing.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        # First as a name: a file may well be called `[1].jpg`.
+        if path.is_dir():
+            found += _in_folder(path, recursive)
+        elif path.exists():
+            found.append(path)
+        elif glob.has_magic(str(source)):
+            found += _matching(str(source), recursive)
+        else:
+            raise InputError(f"{source}: no such file or folder")
+    return found
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        # In place: what is removed here is not walked into.
+        folders[:] = sorted((f for f in folders if recursive and not f.startswith(".")), key=_natural)
+        found += [Path(parent, name) for name in sorted(names, key=_natural) if _is_picture_name(name)]
+    return found
+
+
+def _matching(pattern: str, recursive: bool) -> list[Path]:
+    found: list[Path] = []
+    for match in sorted(glob.glob(pattern, recursive=True), key=_natural):  # noqa: PTH207 - Path.glob takes no absolute pattern
+        path = Path(match)
+        # `**` lists every folder and every file by itself: only other patterns mean what is inside a folder.
+        if path.is_dir() and "**" not in pattern:
+            found += _in_folder(path, recursive)
+        elif path.is_file() and _is_picture_name(path.name):
+            found.append(path)
+    if not found:
+        raise InputError(f"{pattern}: matches no picture")
+    return found
+
+
+def _is_picture_name(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key: runs of digits compare as numbers, the rest without regard to case."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part], name

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import io
+import os
+import struct
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, TiffImagePlugin
+
+from fer_app import image_io
+from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
+from fer_app.image_io import read_image, write_image
+
+needs_heic = pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is None, reason="needs the extra heic")
+
+
+def scene(height: int = 40, width: int = 64) -> npt.NDArray[np.uint8]:
+    """A picture that differs from all its rotations and has smooth colours, so that JPEG hardly changes it."""
+    y, x = np.mgrid[0:height, 0:width]
+    red, green = 255 * x / width, 255 * y / height
+    blue = np.where((x < width / 2) & (y < height / 2), 200, 40)
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def worst(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    return float(np.abs(a.astype(float) - b.astype(float)).mean(axis=(0, 1)).max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}, 3),
+        ("JPEG", {"quality": 95, "subsampling": 0, "progressive": True}, 3),
+        ("PNG", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("GIF", {}, 12),
+    ],
+)
+def test_every_format_gives_the_same_rgb(kind: str, options: dict[str, Any], tolerance: float) -> None:
+    pixels = read_image(encoded(Image.fromarray(scene()), kind, **options))
+    assert pixels.shape == (40, 64, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert worst(pixels, scene()) <= tolerance
+
+
+@needs_heic
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic(orientation: int) -> None:
+    import pillow_heif
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored = Image.fromarray(rotate_back(scene(), orientation))
+    pillow_heif.from_pillow(stored).save(buffer, quality=95, exif=exif.tobytes())
+    assert worst(read_image(buffer.getvalue()), scene()) < 6
+
+
+def test_heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def no_heif(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("pillow_heif"):
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(builtins, "__import__", no_heif)
+    with pytest.raises(MissingExtraError, match=r"fer-mimic\[heic\]"):
+        read_image(b"\0\0\0\x18ftypheic" + bytes(64))
+
+
+# What each EXIF value says was done to the upright picture when it was stored, spelled out by hand.
+def rotate_back(upright: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]
+    return np.ascontiguousarray(stored)
+
+
+@given(
+    orientation=st.integers(1, 8),
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
+    size=st.tuples(st.integers(8, 40), st.integers(8, 40)),
+)
+@settings(max_examples=60, deadline=None)
+def test_exif_orientation_is_undone(orientation: int, kind: str, size: tuple[int, int]) -> None:
+    upright = scene(*size)
+    stored = Image.fromarray(rotate_back(upright, orientation))
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    if kind == "JPEG":
+        options = {"quality": 100, "subsampling": 0}
+    if kind == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[0x0112] = orientation
+        options["tiffinfo"] = tags
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        options["exif"] = exif
+    pixels = read_image(encoded(stored, kind, **options))
+    assert pixels.shape == upright.shape
+    assert worst(pixels, upright) <= (8 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_a_16_bit_tiff(orientation: int) -> None:
+    gray = scene()[..., 0]
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = orientation
+    stored = rotate_back(scene(), orientation)[..., 0].astype(np.uint16) * 257
+    pixels = read_image(encoded(Image.fromarray(stored), "TIFF", tiffinfo=tags))
+    np.testing.assert_array_equal(pixels[..., 1], gray)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_out_of_range_is_none(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    pixels = read_image(encoded(Image.fromarray(scene()), "PNG", exif=exif))
+    np.testing.assert_array_equal(pixels, scene())
+
+
+def test_damaged_exif_is_ignored() -> None:
+    data = encoded(Image.fromarray(scene()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f garbage")
+    assert read_image(data).shape == (40, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_is_scaled_not_cut(suffix: str, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (10, 12, channels), dtype=np.uint16)
+    deep[0, 0] = 65535
+    deep[0, 1, :3] = 255  # 255 / 257 rounds to 1; the high byte alone is 0
+    if channels == 4:
+        deep[..., 3] = 65535
+    done, data = cv2.imencode(suffix, deep)
+    assert done
+    expected = np.rint(deep[..., :3].astype(float) / 257)
+    expected = np.repeat(expected, 3, axis=2) if channels == 1 else expected[..., ::-1]
+    np.testing.assert_array_equal(read_image(data.tobytes()), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+@pytest.mark.parametrize("gray", [False, True])
+def test_floating_point_tiff(dtype: type, top: float, gray: bool) -> None:
+    bgr = scene()[..., ::-1].astype(dtype) / 255 * top
+    bgr[0, 0] = top
+    values = bgr[..., 2] if gray else bgr
+    done, data = cv2.imencode(".tiff", values)
+    assert done
+    expected = scene()
+    expected[0, 0] = 255
+    expected = np.repeat(expected[..., :1], 3, axis=2) if gray else expected
+    assert np.abs(read_image(data.tobytes()).astype(int) - expected).max() <= 1
+
+
+def test_nan_and_negative_values_are_black() -> None:
+    values = np.array([[np.nan, -1.0, np.inf, 1.0]], np.float32)
+    done, data = cv2.imencode(".tiff", values)
+    assert done
+    assert read_image(data.tobytes())[0, :, 0].tolist() == [0, 0, 0, 255]
+
+
+@given(
+    mode=st.sampled_from(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]),
+    kind=st.sampled_from(["PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF"]),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_mode_gives_uint8_rgb_of_the_right_brightness(mode: str, kind: str, size: tuple[int, int]) -> None:
+    white = Image.new("RGBA" if mode in ("LA", "PA", "RGBA") else "RGB", size, "white")
+    if mode in ("I;16", "I", "F"):
+        kind = "TIFF"  # the only one that stores them all as they are
+        peak: int = {"I;16": 65535, "I": 255, "F": 1}[mode]
+        image = Image.new(mode, size, peak)
+    else:
+        image = white.convert("LA").convert("PA") if mode == "PA" else white.convert(mode)
+    try:
+        data = encoded(image, kind)
+    except (OSError, ValueError, KeyError):  # this format does not store this mode
+        return
+    pixels = read_image(data)
+    assert pixels.shape == (size[1], size[0], 3)
+    assert pixels.min() >= 250
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+def test_transparency_lies_over_white(kind: str, options: dict[str, Any]) -> None:
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[:, 0:2] = (255, 0, 0, 255)
+    rgba[:, 2:4] = (0, 0, 0, 0)
+    rgba[:, 4:6] = (0, 0, 0, 128)
+    pixels = read_image(encoded(Image.fromarray(rgba), kind, **options))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[0, 2].tolist() == [255, 255, 255]
+    assert abs(int(pixels[0, 4, 0]) - 127) <= 1
+
+
+def test_transparent_palette_and_key_colour_lie_over_white() -> None:
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    for kind in ("PNG", "GIF"):
+        assert read_image(encoded(palette, kind, transparency=0)).tolist() == [[[255, 255, 255], [200, 0, 0]]]
+    keyed = Image.fromarray(np.array([[[9, 8, 7], [1, 2, 3]]], np.uint8))
+    assert read_image(encoded(keyed, "PNG", transparency=(9, 8, 7))).tolist() == [[[255, 255, 255], [1, 2, 3]]]
+
+
+def test_cmyk_is_not_inverted() -> None:
+    data = encoded(Image.fromarray(scene()).convert("CMYK"), "JPEG", quality=95, subsampling=0)
+    assert worst(read_image(data), scene()) < 4
+    deep = encoded(Image.fromarray(scene()).convert("CMYK"), "TIFF")
+    assert worst(read_image(deep), scene()) < 2
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue", "green")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    pixels = read_image(data)
+    assert worst(pixels, np.broadcast_to(np.array([255, 0, 0]), pixels.shape)) < 4
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "Überraschung.png", "笑顔 😀.webp", 'a\'b "c".png'])
+def test_any_path_as_text_and_as_path(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_image(path, scene())
+    assert worst(read_image(path), scene()) < 4
+    np.testing.assert_array_equal(read_image(str(path)), read_image(path))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(read_image(file), read_image(path))
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "really_a.png.jpg"
+    path.write_bytes(encoded(Image.fromarray(scene()), "PNG"))
+    np.testing.assert_array_equal(read_image(path), scene())
+
+
+KINDS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_files_are_errors(tmp_path: Path, kind: str, share: float, capfd: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    path = tmp_path / f"half.{kind.lower()}"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageDecodeError, match=r"half\.\w+: damaged \w+ file \(.+\)$"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_truncated_deep_files_are_errors(suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(1).integers(0, 65535, (64, 64, 3), np.uint16)
+    data = cv2.imencode(suffix, noise)[1].tobytes()
+    with pytest.raises(ImageDecodeError, match="damaged"):
+        read_image(data[: len(data) // 2])
+    assert capfd.readouterr().err == ""
+
+
+@given(st.sampled_from(KINDS), st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_bytes_give_a_picture_or_our_error(kind: str, data: st.DataObject) -> None:
+    damaged = bytearray(encoded(Image.fromarray(scene()), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pixels = read_image(bytes(damaged), max_pixels=1_000_000)
+    except ImageDecodeError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+
+
+def test_an_embedded_thumbnail_does_not_hide_truncation() -> None:
+    thumbnail = encoded(Image.fromarray(scene()), "JPEG")
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    app1 = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = data[:2] + app1 + data[2:]
+    assert read_image(whole).shape == noise.shape
+    with pytest.raises(ImageDecodeError):
+        read_image(whole[: -len(data) // 3])
+
+
+def test_bytes_after_the_picture_do_not_matter() -> None:
+    data = encoded(Image.fromarray(scene()), "JPEG")
+    np.testing.assert_array_equal(read_image(data + b"\xff\xda trailer of a telephone \xff\xd8"), read_image(data))
+
+
+@pytest.mark.parametrize("content", [b"hello, I am a text", b"%PDF-1.7", b"BM", b"\xff\xd8\xff", b"RIFF1234WEBP"])
+def test_no_picture_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ünreadable.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageDecodeError, match=r"ünreadable\.jpg: "):
+        read_image(path)
+
+
+def test_empty_missing_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageDecodeError, match="empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(InputError, match="no such file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(InputError, match="is a folder"):
+        read_image(tmp_path)
+    with pytest.raises(ImageDecodeError, match="<stdin>: the file is empty"):
+        read_image(b"", name="<stdin>")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image("nul\0byte.png")
+
+
+def bomb(side: int) -> bytes:
+    """A PNG header that claims a picture of side x side px, and nothing behind it."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("side", [12_000, 100_000])
+def test_the_pixel_limit_is_checked_before_decoding(side: int) -> None:
+    idat = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    with pytest.raises(ImageDecodeError, match=rf"bomb: {side} x {side} px .* limit of 128,000,000 .*max_pixels"):
+        read_image(bomb(side) + idat, name="bomb")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pixel_limit_can_be_set(kind: str) -> None:
+    data = encoded(Image.fromarray(scene(20, 30)), kind)
+    assert read_image(data, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(ImageDecodeError, match="30 x 20 px is more than the limit of 599 pixels"):
+        read_image(data, max_pixels=599)
+
+
+def test_pillows_own_limit_does_not_interfere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for kind in set(KINDS) - {"TIFF"}:  # whose limit is on one strip, not on the picture
+        assert read_image(encoded(Image.fromarray(scene()), kind)).shape == (40, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg", ".webp"])
+def test_written_pictures_read_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    write_image(path, scene())
+    assert worst(read_image(path), scene()) < (1 if suffix.lower() == ".png" else 4)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_write_takes_views(tmp_path: Path) -> None:
+    write_image(tmp_path / "view.png", scene()[::-1, ::2])
+    np.testing.assert_array_equal(read_image(tmp_path / "view.png"), scene()[::-1, ::2])
+
+
+def test_write_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write \.bmp; use \.png"):
+        write_image(tmp_path / "out.bmp", scene())
+    with pytest.raises(InputError, match="does not exist"):
+        write_image(tmp_path / "no folder" / "out.png", scene())
+    with pytest.raises(InputError, match=r"wide\.webp"):
+        write_image(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
+    with pytest.raises(ValueError, match="rgb must be uint8"):
+        write_image(tmp_path / "out.png", scene()[..., 0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.png"
+    write_image(path, scene())
+
+    def disk_full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        write_image(path, scene()[::-1])
+    np.testing.assert_array_equal(read_image(path), scene())
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
+def test_written_files_have_ordinary_permissions_and_links_stay(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.touch()
+    (tmp_path / "link.png").symlink_to("target.png")
+    write_image(tmp_path / "link.png", scene())
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").stat().st_mode == plain.stat().st_mode
+
+
+def test_threads_leave_the_global_settings_as_they_were() -> None:
+    level, filters = cv2.utils.logging.getLogLevel(), list(warnings.filters)
+    data = encoded(Image.fromarray(scene()), "PNG")
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(read_image, [data] * 64))) == 64
+    assert cv2.utils.logging.getLogLevel() == level
+    assert list(warnings.filters) == filters
+
+
+def test_photo_speed_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary photo must not go through Pillow's slower decoder."""
+    data = encoded(Image.fromarray(scene()), "JPEG")
+    monkeypatch.setattr(image_io, "_pillow_to_rgb", lambda image: pytest.fail("decoded by Pillow"))
+    assert read_image(data).shape == (40, 64, 3)
+
+
+def test_drawn_text_is_upright_after_a_round_trip(tmp_path: Path) -> None:
+    canvas = Image.new("RGB", (80, 40), "black")
+    ImageDraw.Draw(canvas).rectangle((0, 0, 10, 10), fill="red")
+    write_image(tmp_path / "corner.jpg", np.asarray(canvas))
+    pixels = read_image(tmp_path / "corner.jpg")
+    assert pixels[4, 4, 0] > 200
+    assert pixels[4, 4, 2] < 60
+    assert pixels[-4, -4].max() < 20
