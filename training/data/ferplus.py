@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import tarfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from fer_app.errors import DatasetError
 from fer_app.labels import LABELS
+from training.data.archives import ARCHIVE_SUFFIXES, read_tar
 from training.data.decoding import decode_picture, map_in_threads
 from training.data.ferplus_votes import VOTE_COLUMNS, VoteMode, sample_targets, vote_targets
 from training.data.image_set import ImageSet
@@ -118,7 +118,7 @@ def _open(root: Path, folders: tuple[str, ...]) -> _Files:
     for candidate in (root, root / "ferplus", root / "data"):
         if any((candidate / folder).is_dir() for folder in folders):
             return _open_folder(candidate, folders)
-    archives = sorted(path for pattern in ("*.tar.gz", "*.tgz", "*.tar") for path in root.glob(pattern))
+    archives = sorted(path for path in root.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
     if len(archives) == 1:
         return _open_archive(archives[0], folders)
     held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
@@ -137,14 +137,8 @@ def _open_folder(base: Path, folders: tuple[str, ...]) -> _Files:
 def _open_archive(path: Path, folders: tuple[str, ...]) -> _Files:
     """Read the needed folders in one pass: a compressed archive cannot be entered twice cheaply."""
     found: dict[tuple[str, str], Path | bytes] = {}
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                if member.isfile() and name.parent.name in folders and (stream := archive.extractfile(member)):
-                    found[name.parent.name, name.name] = stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as a tar archive: {error}") from error
+    for name, content in read_tar(path, lambda name: PurePosixPath(name).parent.name in folders):
+        found[PurePosixPath(name).parent.name, PurePosixPath(name).name] = content
     present = {folder for folder, _ in found}
     if missing := [folder for folder in folders if folder not in present]:
         raise DatasetError(f"{path} lacks {', '.join(missing)}")
