@@ -1,0 +1,136 @@
+"""A classifier checkpoint as an ONNX file that describes itself, proved against the checkpoint before it exists."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from fer_app.classifier import OnnxClassifier
+from fer_app.contract import METADATA_KEY, Contract
+from fer_app.errors import CheckpointError, ExportError, ParityError
+from fer_app.session import open_session
+from models.mimic import MimicClassifier
+from training.evaluation import load_classifier
+
+OPSET = 20
+PARITY_BATCHES = (1, 2, 17)
+PARITY_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how close it is.
+
+    Attributes:
+        path: the ONNX file.
+        bytes: its size.
+        differences: batch size to largest absolute difference of the logits, torch against ONNX Runtime.
+        contract: what the file says of itself.
+    """
+
+    path: Path
+    bytes: int
+    differences: dict[int, float]
+    contract: Contract
+
+
+def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLERANCE) -> ExportReport:
+    """Write `path` from a classifier checkpoint: dynamic batch, weights inside, contract in the metadata.
+
+    The file appears under its name only after `onnx.checker` and parity have passed.
+
+    Args:
+        checkpoint: a `.safetensors` classifier.
+        path: where; its folder must exist.
+        tolerance: largest absolute difference of a logit that is accepted.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or is no classifier.
+        ParityError: the outputs differ by more than `tolerance`; no file is left.
+        ExportError: the exporter or the checker failed, or the file cannot be written.
+    """
+    model, info = load_classifier(checkpoint)
+    if info.contract is None:
+        raise CheckpointError(f"{checkpoint} has no contract")
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        _write(_to_onnx(model, info.contract), temporary)
+        differences = parity(model, temporary, info.contract)
+        worst = max(differences.values())
+        if not worst <= tolerance:
+            raise ParityError(
+                f"{path}: logits differ from the checkpoint's by up to {worst:.3g}, more than {tolerance:g}; not written"
+            )
+        OnnxClassifier(temporary, device="cpu")  # the file must be one that serving accepts
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return ExportReport(path, path.stat().st_size, differences, info.contract)
+
+
+def parity(model: MimicClassifier, onnx_file: Path, contract: Contract) -> dict[int, float]:
+    """Compare torch with ONNX Runtime on random pictures: batch size to largest absolute difference of a logit."""
+    session = open_session(onnx_file, device="cpu")
+    rng = np.random.default_rng(0)
+    differences = {}
+    for batch in PARITY_BATCHES:
+        images = _random_images(rng, batch, contract)
+        with torch.inference_mode():
+            expected = model.eval()(torch.from_numpy(images)).numpy()
+        (actual,) = session.run({"images": images})
+        differences[batch] = float(np.abs(expected - actual).max())
+    return differences
+
+
+def _random_images(rng: np.random.Generator, batch: int, contract: Contract) -> NDArray[np.float32]:
+    """Return normalised noise of the range that real pictures have: float32, (batch, in_chans, H, W)."""
+    pixels = rng.random((batch, contract.in_chans, contract.img_size, contract.img_size), np.float32)
+    mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (contract.mean, contract.std))
+    images: NDArray[np.float32] = (pixels - mean) / std
+    return images
+
+
+def _to_onnx(model: MimicClassifier, contract: Contract) -> onnx.ModelProto:
+    example = torch.zeros(2, contract.in_chans, contract.img_size, contract.img_size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked below
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                model.eval(),
+                (example,),
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds; all mean the same to the caller
+        raise ExportError(f"torch could not export the model: {type(error).__name__}: {error}") from error
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    del proto.graph.value_info[:]  # shapes of intermediates: not needed, and in the way of quantisation
+    onnx.helper.set_model_props(proto, {METADATA_KEY: contract.to_json()})
+    return proto
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    buffer = io.BytesIO()
+    onnx.save(proto, buffer)
+    path.write_bytes(buffer.getvalue())
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported file does not pass onnx.checker: {error}") from error

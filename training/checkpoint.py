@@ -1,0 +1,151 @@
+"""Checkpoints: safetensors weights with everything else as JSON in the file's header.
+
+One file a checkpoint. It holds what evaluation, fine-tuning and export need; the optimiser's state, which only
+resuming needs, lives beside it in the run folder (`training.run_folder`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fer_app.contract import METADATA_KEY, Contract
+from fer_app.errors import CheckpointError
+
+FORMAT_VERSION = 1
+_INFO_KEY = "fer.checkpoint"
+
+Kind = Literal["encoder", "classifier"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        kind: `encoder` (pre-trained, no head) or `classifier`.
+        architecture: `VitConfig.to_dict()` under `encoder`, and for classifiers the head's arguments.
+        counters: epochs, steps and images seen.
+        recipe: the recipe as written by `Recipe.to_json`, parsed; empty when there is none.
+        metrics: figures measured when it was saved.
+        contract: present exactly for classifiers.
+    """
+
+    kind: Kind
+    architecture: dict[str, Any]
+    counters: dict[str, int] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    contract: Contract | None = None
+
+    def __post_init__(self) -> None:
+        if (self.contract is not None) != (self.kind == "classifier"):
+            raise CheckpointError(f"a checkpoint of kind {self.kind!r} has a contract exactly if it is a classifier")
+
+
+def save_checkpoint(
+    path: Path, weights: Mapping[str, Tensor], info: CheckpointInfo, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a checkpoint to a temporary name and rename it.
+
+    Args:
+        path: where; its folder must exist.
+        weights: a state dict; tensors are copied to the CPU.
+        info: goes into the header.
+        dtype: floating-point tensors are stored as this (e.g. `torch.float16` for compact files); default as they are.
+
+    Raises:
+        CheckpointError: the file could not be written.
+    """
+    header = {
+        _INFO_KEY: json.dumps(
+            {
+                "format": FORMAT_VERSION,
+                "kind": info.kind,
+                "architecture": info.architecture,
+                "counters": info.counters,
+                "recipe": info.recipe,
+                "metrics": info.metrics,
+            },
+            sort_keys=True,
+        )
+    }
+    if info.contract is not None:
+        header[METADATA_KEY] = info.contract.to_json()
+    tensors = {
+        name: tensor.detach()
+        .to(device="cpu", dtype=dtype if dtype and tensor.is_floating_point() else None)
+        .contiguous()
+        .clone()
+        for name, tensor in weights.items()
+    }
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, temporary, metadata=header)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
+
+
+def bundled_checkpoint() -> Path:
+    """Return the bundled model's weights (16-bit), from which further training may start.
+
+    Raises:
+        CheckpointError: this installation carries none.
+    """
+    found = sorted(Path(str(resources.files("training") / "weights")).glob("*.safetensors"))
+    if len(found) != 1:
+        raise CheckpointError(f"expected one bundled checkpoint in training/weights, found {len(found)}")
+    return found[0]
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """Read a checkpoint's header alone.
+
+    Raises:
+        CheckpointError: no file, no safetensors, or a header that is not ours.
+    """
+    return _open(path, with_weights=False)[1]
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    """Read weights (floating-point tensors as float32) and header.
+
+    Raises:
+        CheckpointError: no file, no safetensors, truncated, or a header that is not ours.
+    """
+    return _open(path, with_weights=True)
+
+
+def _open(path: Path, *, with_weights: bool) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()} if with_weights else {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    weights = {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
+    if _INFO_KEY not in header:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this project (no {_INFO_KEY})")
+    values = json.loads(header[_INFO_KEY])
+    if values.get("format") != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has checkpoint format {values.get('format')}, this program reads {FORMAT_VERSION}")
+    contract = Contract.from_json(header[METADATA_KEY]) if METADATA_KEY in header else None
+    try:
+        info = CheckpointInfo(**{k: v for k, v in values.items() if k != "format"}, contract=contract)
+    except TypeError as error:
+        raise CheckpointError(f"{path} has a header that is not ours: {error}") from error
+    return weights, info

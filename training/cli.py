@@ -1,0 +1,92 @@
+"""`fer train` and `fer eval`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data", help="Folder or archive of pictures: FERPlus, general photos. Repeat for several."),
+]
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A bundled recipe's name, or a TOML file.")] = None,
+    data: DataOption = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where checkpoints and metrics go  [default: runs/RECIPE]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what --run-dir holds.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show the bundled recipes and stop.")] = False,
+) -> None:
+    """Train a model from a recipe: pre-train, then fine-tune."""
+    from training.recipe import bundled_recipes, load_recipe
+
+    if show:
+        for name in bundled_recipes():
+            typer.echo(f"{name:28} {load_recipe(name).summary}")
+        return
+    if recipe is None:
+        raise typer.BadParameter("name a recipe, or pass --list to see them", param_hint="RECIPE")
+    parsed = load_recipe(recipe, overrides)
+    if not data:
+        raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
+    from training.data.locate import locate
+    from training.stages import run_recipe
+
+    folder = run_dir or Path("runs") / parsed.name
+    checkpoint = run_recipe(parsed, locate(data), folder, _tell, resume=resume)
+    typer.echo(str(checkpoint))
+    _tell(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint or an .onnx file.")],
+    data: Annotated[Path, typer.Option("--data", help="The FERPlus folder or archive.")],
+    split: Annotated[str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")] = "valid",
+    votes: Annotated[str, typer.Option("--votes", help="How votes become labels.")] = "majority",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    confusion: Annotated[
+        Path | None, typer.Option("--confusion", metavar="PNG", help="Also draw the confusion matrix.")
+    ] = None,
+) -> None:
+    """Score a model on labelled faces."""
+    from training.data.ferplus import SPLITS, load_ferplus
+    from training.data.ferplus_votes import VOTE_MODES
+    from training.data.locate import locate
+    from training.evaluation import evaluate as score
+    from training.evaluation import file_sha256, open_classifier
+
+    if split not in SPLITS:
+        raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
+    if votes not in VOTE_MODES:
+        raise typer.BadParameter(f"{votes!r} is none of {', '.join(VOTE_MODES)}", param_hint="--votes")
+    classifier = open_classifier(model, device=device)
+    faces = load_ferplus(locate([data]).need_ferplus(), split, votes, eval_mode=votes)
+    report = score(classifier, faces)
+    sha256 = file_sha256(model)
+    if confusion is not None:
+        from training.plots import draw_confusion
+
+        draw_confusion(report, confusion, title=f"{model.name}, FERPlus {split} ({votes}), n = {report.n}")
+    if as_json:
+        typer.echo(json.dumps({**report.to_dict(), "model_sha256": sha256, "split": split, "votes": votes}))
+        return
+    from training.tables import report_lines
+
+    for line in report_lines(report):
+        typer.echo(line)
+    typer.echo(f"model sha256 {sha256}")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201

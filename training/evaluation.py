@@ -1,0 +1,139 @@
+"""Scoring classifiers on labelled faces: torch checkpoints and ONNX files alike, through the serving preprocess."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fer_app.contract import Contract
+from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError
+from fer_app.preprocess import softmax, to_input
+from models.mimic import MimicClassifier
+from models.vit import VisionTransformer, VitConfig
+from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.data.image_set import ImageSet
+from training.metrics import ClassificationReport, classification_report
+
+_BATCH = 256
+
+
+class LogitsSource(Protocol):
+    """A classifier as evaluation sees it."""
+
+    contract: Contract
+
+    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops."""
+
+
+class TorchClassifier:
+    """A checkpoint's classifier behind the same interface as the served one."""
+
+    def __init__(self, model: nn.Module, contract: Contract) -> None:
+        self.model = model
+        self.contract = contract
+
+    @torch.inference_mode()
+    def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops; the model is put in eval mode."""
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        parts = [
+            self.model(torch.from_numpy(to_input(crops[i : i + _BATCH], self.contract)).to(device)).float().cpu().numpy()
+            for i in range(0, len(crops), _BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.contract.labels)), np.float32)
+
+
+def build_classifier(info: CheckpointInfo) -> MimicClassifier:
+    """Return the network that a classifier checkpoint describes, with fresh weights.
+
+    Raises:
+        CheckpointError: the checkpoint is an encoder's, or its architecture is not ours.
+    """
+    if info.kind != "classifier":
+        raise CheckpointError("this checkpoint is a pre-trained encoder; fine-tune it first")
+    try:
+        head = dict(info.architecture)
+        encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
+        return MimicClassifier(encoder, **head)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error
+
+
+def load_classifier(path: Path) -> tuple[MimicClassifier, CheckpointInfo]:
+    """Read a classifier checkpoint; the model is in eval mode.
+
+    Raises:
+        CheckpointError: it is missing, damaged, an encoder's, or its weights do not fit its architecture.
+    """
+    weights, info = load_checkpoint(path)
+    model = build_classifier(info)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return model.eval(), info
+
+
+def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
+    """Open a checkpoint (`.safetensors`) or an ONNX file for scoring.
+
+    Raises:
+        ModelNotFoundError: no such file, or neither of the two kinds.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError(f"no model at {path}")
+    if path.suffix == ".onnx":
+        from fer_app.classifier import OnnxClassifier
+
+        return OnnxClassifier(path, device=device)
+    if path.suffix == ".safetensors":
+        model, info = load_classifier(path)
+        if info.contract is None:
+            raise CheckpointError(f"{path} has no contract")
+        cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+        return TorchClassifier(model.to("cuda" if cuda else "cpu"), info.contract)
+    raise ModelNotFoundError(f"{path}: expected a .safetensors checkpoint or an .onnx file")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crops_of(faces: ImageSet) -> NDArray[np.uint8]:
+    """Return a set's pictures as serving takes them: uint8 (N, H, W) grey or (N, H, W, 3) RGB."""
+    images = faces.images
+    return (images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)).contiguous().numpy()
+
+
+def hard_targets(faces: ImageSet) -> NDArray[np.int64]:
+    """Return each face's class, (N,): the largest of its targets.
+
+    Raises:
+        DatasetError: the set has no targets.
+    """
+    if faces.targets is None:
+        raise DatasetError("the pictures have no labels to score against")
+    labels: NDArray[np.int64] = faces.targets.argmax(dim=1).numpy()
+    return labels
+
+
+def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
+    """Score a classifier on labelled faces; probabilities use the contract's temperature.
+
+    Raises:
+        DatasetError: no labels, no faces, or other class names than the classifier's.
+    """
+    if faces.class_names != classifier.contract.labels:
+        raise DatasetError(f"the data has classes {faces.class_names}, the model {classifier.contract.labels}")
+    probs = softmax(classifier.logits(crops_of(faces)), classifier.contract.temperature)
+    return classification_report(probs, hard_targets(faces), classifier.contract.labels)

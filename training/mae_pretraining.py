@@ -1,0 +1,83 @@
+"""Masked-image pre-training as an objective for the loop (He et al. 2022, arXiv:2111.06377)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.mae import MaskedAutoencoder
+from models.vit import VisionTransformer
+from training.augment import epoch_draws
+from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.layer_decay import param_groups
+from training.recipe import PretrainTable, Recipe
+from training.run_folder import RunFolder
+
+
+class MaePretraining:
+    """Reconstructs the masked patches of unlabelled pictures; its checkpoint is the encoder alone."""
+
+    views = 1
+    forward_methods: tuple[str, ...] = ()
+
+    def __init__(self, recipe: Recipe, table: PretrainTable, images: Tensor) -> None:
+        """Build the network.
+
+        Args:
+            recipe: supplies the encoder and the seed.
+            table: the stage's settings.
+            images: uint8, (N, C, H, W).
+        """
+        torch.manual_seed(recipe.seed)
+        encoder = VisionTransformer(recipe.model.vit_config())
+        self.model: nn.Module = MaskedAutoencoder(
+            encoder,
+            decoder_embed_dim=table.decoder_embed_dim,
+            decoder_depth=table.decoder_depth,
+            decoder_num_heads=table.decoder_num_heads,
+            mask_ratio=table.mask_ratio,
+            norm_pix_loss=table.norm_pix_loss,
+        )
+        self.num_samples = len(images)
+        self._recipe, self._table, self._images = recipe, table, images
+        self._augment = recipe.model.augmentation(table.augment)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
+        return param_groups(self.model, lr=self._table.lr, weight_decay=self._table.weight_decay, layer_decay=1.0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the epoch's augmentations."""
+        self._draws = epoch_draws(self._recipe.seed, epoch, self.num_samples, 1, self._augment.n_draws)
+
+    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return `loss`: mean squared error over the masked patches."""
+        device = next(model.parameters()).device
+        images = self._augment(self._images[indices].to(device), self._draws[indices, 0].to(device))
+        noise = torch.from_numpy(rng.random((len(indices), self._num_patches), dtype=np.float32)).to(device)
+        loss, _, _ = model(images, noise)
+        return {"loss": loss.float()}
+
+    @property
+    def _num_patches(self) -> int:
+        return (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return nothing: pre-training selects nothing."""
+        return {}
+
+    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the encoder."""
+        encoder = model.encoder
+        assert isinstance(encoder, VisionTransformer)
+        info = CheckpointInfo(
+            kind="encoder",
+            architecture={"encoder": encoder.config.to_dict()},
+            counters=counters,
+            recipe=self._recipe.model_dump(mode="json"),
+            metrics=figures,
+        )
+        save_checkpoint(folder.last, encoder.state_dict(), info)

@@ -1,0 +1,141 @@
+"""Figures of a classifier: accuracy, mean class accuracy, macro-F1, calibration error, confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_app.errors import DatasetError
+
+FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationReport:
+    """What a classifier scored on a set of faces.
+
+    Attributes:
+        labels: K class names.
+        confusion: int64, (K, K): rows are the true class, columns the predicted one.
+        ece: expected calibration error, 15 equal bins of confidence (Guo et al. 2017, arXiv:1706.04599), a share.
+    """
+
+    labels: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    ece: float
+
+    @property
+    def n(self) -> int:
+        """Number of faces scored."""
+        return int(self.confusion.sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of faces whose class is right."""
+        return float(np.trace(self.confusion)) / self.n
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Per class, (K,): share of its faces that are found; NaN for a class without a face."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Per class, (K,): share of the faces given this class that are it; NaN for a class never given."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(axis=0))
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """Per class, (K,): 2 TP / (2 TP + FP + FN); NaN for a class neither present nor given."""
+        return _ratio(2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean of the recalls of the classes that are present."""
+        return float(np.nanmean(self.recall))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that are present or given."""
+        return float(np.nanmean(self.f1))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the public JSON form: shares, not per cent."""
+        per_class = {
+            label: {
+                "n": int(self.confusion[k].sum()),
+                "recall": _plain(self.recall[k]),
+                "precision": _plain(self.precision[k]),
+                "f1": _plain(self.f1[k]),
+            }
+            for k, label in enumerate(self.labels)
+        }
+        return {
+            "accuracy": self.accuracy,
+            "mean_class_accuracy": self.mean_class_accuracy,
+            "macro_f1": self.macro_f1,
+            "ece": self.ece,
+            "n": self.n,
+            "per_class": per_class,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def classification_report(
+    probs: FloatArray, targets: NDArray[np.int64], labels: tuple[str, ...], *, bins: int = 15
+) -> ClassificationReport:
+    """Score predictions.
+
+    Args:
+        probs: (N, K), each row sums to 1.
+        targets: (N,), the true class.
+        labels: K class names.
+        bins: of the calibration error.
+
+    Raises:
+        DatasetError: there is nothing to score.
+    """
+    if len(probs) == 0:
+        raise DatasetError("there is no face to score")
+    predicted = probs.argmax(axis=1)
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(confusion, (targets, predicted), 1)
+    confidence, correct = probs.max(axis=1), (predicted == targets).astype(np.float64)
+    which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(which, weights=correct, minlength=bins) - np.bincount(which, weights=confidence, minlength=bins)
+    return ClassificationReport(labels, confusion, float(np.abs(gaps).sum() / len(probs)))
+
+
+def best_temperature(logits: FloatArray, targets: NDArray[np.int64]) -> float:
+    """Return the temperature that minimises the negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: (N, K).
+        targets: (N,), the true class.
+    """
+    low, high = np.log(0.05), np.log(20.0)
+    golden = (np.sqrt(5.0) - 1.0) / 2.0  # the likelihood is unimodal in the temperature: golden-section search
+    for _ in range(40):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if _nll(logits, targets, np.exp(left)) < _nll(logits, targets, np.exp(right)):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2.0))
+
+
+def _nll(logits: FloatArray, targets: NDArray[np.int64], temperature: float) -> float:
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    log_probs = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return float(-log_probs[np.arange(len(targets)), targets].mean())
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,151 @@
+"""Supervised fine-tuning as an objective for the loop: CE, CE + SCL, CE + MSCL (MIMIC, arXiv:2401.07245, Alg. 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fer_app.errors import CheckpointError, DatasetError
+from fer_app.preprocess import softmax
+from models.mimic import MimicClassifier
+from models.vit import VisionTransformer
+from training.augment import epoch_draws
+from training.checkpoint import CheckpointInfo, read_info, save_checkpoint
+from training.data.ferplus import sample_targets
+from training.data.image_set import ImageSet
+from training.evaluation import TorchClassifier, crops_of, hard_targets
+from training.layer_decay import param_groups
+from training.losses.cross_entropy_loss import CrossEntropyLoss
+from training.losses.mscl_loss import MsclLoss
+from training.losses.scl_loss import SclLoss
+from training.metrics import best_temperature, classification_report
+from training.mixing import MixUpCutMix
+from training.recipe import FinetuneTable, Recipe
+from training.run_folder import RunFolder
+
+
+class MimicFinetuning:
+    """Two augmented views of every face, mixed, through cross-entropy and a contrastive loss."""
+
+    forward_methods: tuple[str, ...] = ("forward_train",)
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        table: FinetuneTable,
+        faces: ImageSet,
+        selection: ImageSet,
+        encoder_weights: dict[str, Tensor] | None,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            recipe: supplies the encoder and the seed.
+            table: the stage's settings.
+            faces: what is trained on, with targets (N, K).
+            selection: the split that chooses the best epoch and the temperature.
+            encoder_weights: a pre-trained encoder's, or None for random ones.
+
+        Raises:
+            CheckpointError: the encoder's weights do not fit.
+            DatasetError: `faces` has no targets.
+        """
+        if faces.targets is None:
+            raise DatasetError("fine-tuning needs labelled faces")
+        torch.manual_seed(recipe.seed)
+        self._head: dict[str, Any] = {
+            "num_classes": len(faces.class_names),
+            "projection": table.projection,
+            "projection_dim": table.projection_dim,
+            "global_pool": table.global_pool,
+        }
+        encoder = VisionTransformer(recipe.model.vit_config(drop_path_rate=recipe.model.drop_path_rate))
+        if encoder_weights is not None:
+            try:
+                encoder.load_state_dict(encoder_weights)
+            except RuntimeError as error:
+                raise CheckpointError(f"the pre-trained encoder does not fit the recipe's [model]: {error}") from error
+        self._encoder_config = encoder.config
+        self.model: nn.Module = MimicClassifier(encoder, **self._head)
+        if recipe.model.stem == "conv":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.num_samples, self.views = len(faces.images), table.views
+        self._recipe, self._table, self._faces = recipe, table, faces
+        self._targets: Tensor = faces.targets
+        self._augment = recipe.model.augmentation(table.augment)
+        self._mix = MixUpCutMix(table.mixup_alpha, table.cutmix_alpha, prob=table.mix_prob)
+        self._cross_entropy = CrossEntropyLoss(label_smoothing=table.label_smoothing)
+        self._mscl = MsclLoss(
+            temperature=table.contrastive_temperature,
+            threshold=table.contrastive_threshold,
+            anchor=table.contrastive_anchor,
+        )
+        self._scl = SclLoss(temperature=table.contrastive_temperature)
+        self._selection_crops, self._selection_targets = crops_of(selection), hard_targets(selection)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
+        table = self._table
+        return param_groups(
+            self.model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay
+        )
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the epoch's augmentations and, in probability mode, each face's class."""
+        seed = self._recipe.seed
+        self._draws = epoch_draws(seed, epoch, self.num_samples, self.views, self._augment.n_draws)
+        if self._table.votes == "probability":
+            assert self._faces.targets is not None
+            self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
+
+    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return `loss` = `ce` + weight x `contrastive`, of one batch of B faces seen as `views` x B pictures."""
+        device = next(model.parameters()).device
+        crops = self._faces.images[indices].to(device)
+        draws = self._draws[indices].to(device)
+        images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
+        targets = self._targets[indices].to(device)
+        images, targets = self._mix(images, targets, rng)
+        logits, z = model.forward_train(images)  # type: ignore[operator]
+        targets = targets.repeat(self.views, 1)
+        terms = {"ce": self._cross_entropy(logits.float(), targets)}
+        if self._table.loss == "mscl":
+            terms["contrastive"] = self._mscl(z, targets)
+        elif self._table.loss == "scl":
+            terms["contrastive"] = self._scl(z, targets.argmax(dim=1))
+        loss = terms["ce"]
+        if "contrastive" in terms:
+            loss = loss + self._table.contrastive_weight * terms["contrastive"]
+        return {"loss": loss, **terms}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Score the selection split through the serving preprocess; its best temperature comes along."""
+        contract = self._recipe.contract()
+        logits = TorchClassifier(model, contract).logits(self._selection_crops)
+        temperature = best_temperature(logits, self._selection_targets)
+        report = classification_report(softmax(logits, temperature), self._selection_targets, contract.labels)
+        return {
+            "dev_accuracy": report.accuracy,
+            "dev_mean_class_accuracy": report.mean_class_accuracy,
+            "dev_ece": report.ece,
+            "temperature": temperature,
+        }
+
+    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the classifier as the newest, and as the best if its accuracy on the selection split is."""
+        metrics = {name: value for name, value in figures.items() if name != "temperature"}
+        info = CheckpointInfo(
+            kind="classifier",
+            architecture={"encoder": self._encoder_config.to_dict(), **self._head},
+            counters=counters,
+            recipe=self._recipe.model_dump(mode="json"),
+            metrics=metrics,
+            contract=self._recipe.contract().replace(temperature=figures["temperature"]),
+        )
+        save_checkpoint(folder.last, model.state_dict(), info)
+        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
+        if figures["dev_accuracy"] > best:
+            save_checkpoint(folder.best, model.state_dict(), info)

@@ -1,0 +1,275 @@
+"""Recipes: what `fer train` runs, as TOML files checked by pydantic models.
+
+A recipe names the stages it runs (`pretrain`, then `finetune`), the network, and one table a stage. Unknown keys are
+refused with the nearest valid name, and every problem of a file is reported at once. Values that follow from others
+(the learning rate from `base_lr` and the batch, steps from epochs) are computed where they are used and never written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from fer_app.contract import ColorMode, Contract, Interpolation
+from fer_app.errors import ConfigError, FerError
+from models.vit import VIT_SIZES, VitConfig
+from training.augment import AugmentSpec, BatchAugment
+
+Stage = Literal["pretrain", "finetune"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelTable(_Table):
+    """The encoder, and the pixels it sees. `size` sets embed_dim, depth and num_heads unless they are given."""
+
+    size: Literal["tiny", "small", "base", "large"] = "tiny"
+    img_size: PositiveInt = 224
+    patch_size: PositiveInt = 16
+    color_mode: ColorMode = "rgb"
+    in_chans: Literal[1, 3] = 3
+    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), strict=False)
+    std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)
+    interpolation: Interpolation = "bilinear"
+    embed_dim: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    stem: Literal["patch", "conv"] = "patch"
+    stem_channels: tuple[PositiveInt, ...] = Field((), strict=False)
+    stem_blocks: PositiveInt = 1
+    drop_path_rate: float = Field(0.0, ge=0.0, lt=1.0)
+
+    def vit_config(self, *, drop_path_rate: float = 0.0) -> VitConfig:
+        """Return the encoder's architecture; stochastic depth is off unless asked for."""
+        embed_dim, depth, num_heads = VIT_SIZES[self.size]
+        return VitConfig(
+            img_size=self.img_size,
+            patch_size=self.patch_size,
+            in_chans=self.in_chans,
+            embed_dim=self.embed_dim or embed_dim,
+            depth=self.depth or depth,
+            num_heads=self.num_heads or num_heads,
+            stem=self.stem,
+            stem_channels=self.stem_channels,
+            stem_blocks=self.stem_blocks,
+            drop_path_rate=drop_path_rate,
+        )
+
+    def augmentation(self, spec: AugmentSpec) -> BatchAugment:
+        """Return the augmentation whose identity setting is this network's serving preprocess."""
+        return BatchAugment(
+            spec,
+            self.img_size,
+            self.mean,
+            self.std,
+            color_mode=self.color_mode,
+            interpolation=self.interpolation,
+        )
+
+
+class _StageTable(_Table):
+    """What every stage has: its length, optimiser and precision."""
+
+    epochs: PositiveInt
+    warmup_epochs: float = Field(0.0, ge=0.0)
+    batch_size: PositiveInt
+    base_lr: PositiveFloat
+    min_lr: float = Field(0.0, ge=0.0)
+    weight_decay: float = Field(0.05, ge=0.0)
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    clip_grad: PositiveFloat | None = None
+    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    limit: PositiveInt | None = None
+    augment: AugmentSpec = AugmentSpec()
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate: base_lr x images a step / 256 (Goyal et al. 2017, arXiv:1706.02677)."""
+        return self.base_lr * self.batch_size / 256
+
+
+class PretrainTable(_StageTable):
+    """Masked-image pre-training (He et al. 2022, arXiv:2111.06377)."""
+
+    method: Literal["mae"] = "mae"
+    images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
+    norm_pix_loss: bool = True
+    decoder_embed_dim: PositiveInt = 512
+    decoder_depth: PositiveInt = 8
+    decoder_num_heads: PositiveInt = 16
+
+
+class FinetuneTable(_StageTable):
+    """Supervised fine-tuning: CE, CE + SCL, or CE + MSCL (MIMIC, arXiv:2401.07245)."""
+
+    loss: Literal["ce", "scl", "mscl"] = "mscl"
+    votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"
+    split: Literal["train", "train-main", "train+valid"] = "train-main"
+    views: Literal[1, 2] = 2
+    layer_decay: float = Field(0.65, gt=0.0, le=1.0)
+    global_pool: Literal["avg", "token"] = "avg"
+    projection: Literal["none", "linear", "mlp"] = "mlp"
+    projection_dim: PositiveInt = 512
+    contrastive_weight: float = Field(0.1, ge=0.0)
+    contrastive_temperature: PositiveFloat = 0.07
+    contrastive_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    contrastive_anchor: Literal["dominant", "soft"] = "dominant"
+    mixup_alpha: float = Field(2.0, ge=0.0)
+    cutmix_alpha: float = Field(2.0, ge=0.0)
+    mix_prob: float = Field(1.0, ge=0.0, le=1.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _losses_fit(self) -> Self:
+        if self.loss in ("scl", "mscl") and self.views != 2:
+            raise ValueError(f"loss = {self.loss!r} contrasts two views of every image: set views = 2")
+        if self.loss == "scl" and self.mix_prob > 0:
+            raise ValueError("loss = 'scl' takes hard labels: set mix_prob = 0, or loss = 'mscl'")
+        if self.votes == "multi_target":
+            raise ValueError("votes = 'multi_target' needs a loss of its own; none of ce, scl, mscl is it")
+        return self
+
+
+class Recipe(_Table):
+    """A whole training run."""
+
+    name: str
+    summary: str = ""
+    seed: int = Field(0, ge=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    stages: tuple[Stage, ...] = Field(strict=False)
+    init: str = "scratch"
+    checkpoint_minutes: PositiveFloat = 5.0
+    weights_license: str = "research data: trained on pictures released for research only"
+    model: ModelTable = ModelTable()
+    pretrain: PretrainTable | None = None
+    finetune: FinetuneTable | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        problems = [f"stages lists {s!r}, but there is no [{s}] table" for s in self.stages if getattr(self, s) is None]
+        if not self.stages:
+            problems.append("stages is empty")
+        if list(self.stages) != sorted(set(self.stages), key=("pretrain", "finetune").index):
+            problems.append("stages must list each stage once, pretrain before finetune")
+        for build in (self.contract, lambda: self.model.vit_config()):
+            try:
+                build()
+            except (FerError, ValueError) as error:
+                problems.append(f"[model] {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def contract(self) -> Contract:
+        """Return the contract of a classifier that this recipe trains, without figures yet."""
+        from fer_app.labels import LABELS
+
+        return Contract(
+            labels=LABELS,
+            img_size=self.model.img_size,
+            color_mode=self.model.color_mode,
+            in_chans=self.model.in_chans,
+            mean=self.model.mean,
+            std=self.model.std,
+            crop="fer48-v1",
+            interpolation=self.model.interpolation,
+            license=self.weights_license,
+            recipe_sha256=self.sha256,
+        )
+
+    def to_json(self) -> str:
+        """Return the recipe, defaults included, as one line of JSON with sorted keys."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of `to_json()`, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """Return the recipes that ship with the package, by name."""
+    folder = Path(str(resources.files("training") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a bundled recipe (by name) or a TOML file, with `table.key=value` overrides.
+
+    Raises:
+        ConfigError: no such recipe, no valid TOML, or fields that are unknown or wrong (all of them in one message).
+    """
+    path = bundled_recipes().get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        near = difflib.get_close_matches(name_or_path, bundled_recipes(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; bundled: {', '.join(bundled_recipes())}"
+        raise ConfigError(f"no recipe {name_or_path!r}: neither a bundled name nor a file{hint}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    values.setdefault("name", path.stem)
+    for override in overrides or []:
+        _apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path.name}: " + "; ".join(_describe(error))) from error
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string, so that shells need no second quotes
+    *tables, last = key.strip().split(".")
+    table = values
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {name} is not a table")
+    table[last] = value
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """Return one sentence a problem, with its `table.key` and, for unknown keys, the nearest valid name."""
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
+            problems.append(f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else ""))
+        elif item["type"] == "missing":
+            problems.append(f"{where} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {message}" if where else message)
+    return problems
+
+
+def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[tuple[int | str, ...], type[BaseModel]] = {
+        (): Recipe,
+        ("model",): ModelTable,
+        ("pretrain",): PretrainTable,
+        ("finetune",): FinetuneTable,
+        ("pretrain", "augment"): AugmentSpec,
+        ("finetune", "augment"): AugmentSpec,
+    }
+    return list(tables[location].model_fields) if location in tables else []

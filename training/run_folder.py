@@ -1,0 +1,108 @@
+"""The folder of one stage of a run: metrics, the state that resuming needs, checkpoints, and a mark when it is done.
+
+    metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
+    state.pt             weights, optimiser, moving average and counters, for resuming
+    last.safetensors     the newest checkpoint
+    best.safetensors     the one with the best figure on the selection split, where a stage has one
+    done.json            written last: the stage's summary
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_app.errors import CheckpointError
+
+
+class RunFolder:
+    """Reads and writes one stage's folder; every file but the metrics is replaced atomically."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder.
+
+        Raises:
+            CheckpointError: it cannot be made or written to; said before any work is done.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._replace("writable", b"")
+            (path / "writable").unlink()
+        except OSError as error:
+            raise CheckpointError(f"cannot write to the run folder {path}: {error}") from error
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best figure on the selection split."""
+        return self.path / "best.safetensors"
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one object to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that are about to be run again."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+            self._replace(path.name, "".join(kept).encode())
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write the state that resuming needs: tensors and plain values only.
+
+        Raises:
+            CheckpointError: it could not be written; the one before stays intact.
+        """
+        temporary = self.path / ".state.pt.partial"
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.path / "state.pt")
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"cannot write {self.path / 'state.pt'}: {error}") from error
+
+    def load_state(self) -> dict[str, Any] | None:
+        """Return the saved state, or None where there is none.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self.path / "state.pt"
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return state
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the stage as done and drop what only resuming needs."""
+        self._replace("done.json", json.dumps(summary, indent=2).encode())
+        (self.path / "state.pt").unlink(missing_ok=True)
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return what `finish` wrote, or None while the stage is not done."""
+        path = self.path / "done.json"
+        if not path.is_file():
+            return None
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    def _replace(self, name: str, content: bytes) -> None:
+        temporary = self.path / f".{name}.partial"
+        temporary.write_bytes(content)
+        os.replace(temporary, self.path / name)

@@ -1,0 +1,157 @@
+"""Running a recipe: its stages in order, each in its own folder, each picked up where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from fer_app.errors import CheckpointError, ConfigError
+from training.allocator import keep_freed_memory
+from training.checkpoint import bundled_checkpoint, load_checkpoint
+from training.data.ferplus import load_ferplus
+from training.data.general import load_images
+from training.data.image_set import ImageSet
+from training.data.locate import DataSources
+from training.loop import LoopSettings, Objective, fit, measure_speed
+from training.mae_pretraining import MaePretraining
+from training.mimic_finetuning import MimicFinetuning
+from training.recipe import PretrainTable, Recipe, Stage
+from training.run_folder import RunFolder
+
+Report = Callable[[str], None]
+
+
+def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
+    """Run all stages; returns the checkpoint that the last one made (the best, where it selects).
+
+    Args:
+        recipe: what to run.
+        data: where the pictures are.
+        run_dir: made if needed; stages get the folders `pretrain` and `finetune` in it.
+        report: takes lines for the user.
+        resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
+
+    Raises:
+        CheckpointError: the folder holds a run and `resume` is off, or holds another recipe's run.
+        FerError: as the stages raise.
+    """
+    keep_freed_memory()
+    _claim(recipe, run_dir, resume)
+    fabric = Fabric(
+        accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true"
+    )
+    start = _initial_encoder(recipe)
+    made = run_dir
+    for stage in recipe.stages:
+        folder = RunFolder(run_dir / stage)
+        if folder.summary() is None:
+            objective, settings = _prepare(stage, recipe, data, start)
+            _announce(stage, recipe, objective, settings, fabric, report)
+            progress = fit(objective, settings, folder, fabric, report, resume=resume)
+            folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
+        else:
+            report(f"{stage}: already done in {folder.path}")
+        made = folder.best if folder.best.is_file() else folder.last
+        start = _encoder_weights(made)
+    return made
+
+
+def _claim(recipe: Recipe, run_dir: Path, resume: bool) -> None:
+    """Write the recipe into the run's folder, or see that it is the one that is there."""
+    path = run_dir / "recipe.json"
+    if path.is_file():
+        if not resume:
+            raise CheckpointError(f"{run_dir} already holds a run: pass --resume to go on, or another --run-dir")
+        if path.read_text(encoding="utf-8") != recipe.to_json():
+            raise CheckpointError(f"{run_dir} holds a run of another recipe (see {path}): pass another --run-dir")
+        return
+    RunFolder(run_dir)
+    path.write_text(recipe.to_json(), encoding="utf-8")
+
+
+def _initial_encoder(recipe: Recipe) -> dict[str, Tensor] | None:
+    """Return the weights that `init` names: none, the bundled model's, or a checkpoint's."""
+    if recipe.init == "scratch":
+        return None
+    return _encoder_weights(bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init))
+
+
+def _encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Return the encoder's part of a checkpoint of either kind."""
+    weights, info = load_checkpoint(path)
+    if info.kind == "encoder":
+        return weights
+    prefix = "encoder."
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _prepare(
+    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None
+) -> tuple[Objective, LoopSettings]:
+    """Read the stage's data and build what it trains."""
+    table = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    assert table is not None  # the recipe's own validation
+    objective: Objective
+    if isinstance(table, PretrainTable):
+        objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data))
+    else:
+        root = data.need_ferplus()
+        faces = _limited(load_ferplus(root, table.split, table.votes), table.limit)
+        selection = load_ferplus(root, "dev")
+        objective = MimicFinetuning(recipe, table, faces, selection, start)
+    settings = LoopSettings(
+        epochs=table.epochs,
+        batch_size=table.batch_size,
+        lr=table.lr,
+        min_lr=table.min_lr,
+        warmup_epochs=table.warmup_epochs,
+        optimizer=table.optimizer,
+        betas=table.betas,
+        clip_grad=table.clip_grad,
+        ema_decay=table.ema_decay,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        checkpoint_minutes=recipe.checkpoint_minutes,
+    )
+    return objective, settings
+
+
+def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources) -> Tensor:
+    """Return the unlabelled pictures, uint8 (N, C, H, W), at the size that the data has in common."""
+    side, mode = recipe.model.img_size, recipe.model.color_mode
+    parts = []
+    if "photos" in table.images:
+        parts.append(load_images(list(data.need_photos()), side, mode, limit=table.limit).images)
+    if "faces" in table.images:
+        faces = _limited(load_ferplus(data.need_ferplus(), "train-main", "majority"), table.limit).images
+        if faces.shape[-1] != side:
+            faces = torch.nn.functional.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
+        parts.append(faces if mode == "gray" else faces.expand(-1, 3, -1, -1))
+    if not parts:
+        raise ConfigError("pretrain.images is empty: name photos, faces, or both")
+    return torch.cat(parts)
+
+
+def _limited(faces: ImageSet, limit: int | None) -> ImageSet:
+    return faces if limit is None else faces.subset(torch.arange(min(limit, len(faces))))
+
+
+def _announce(
+    stage: Stage, recipe: Recipe, objective: Objective, settings: LoopSettings, fabric: Fabric, report: Report
+) -> None:
+    """Say what is about to run and how long it will take."""
+    parameters = sum(p.numel() for p in objective.model.parameters())
+    batch = min(settings.batch_size, objective.num_samples)
+    steps = objective.num_samples // batch
+    rate = measure_speed(objective, settings, fabric)
+    hours = settings.epochs * steps * batch / rate / 3600
+    views = f" of {objective.views} views" if objective.views > 1 else ""
+    report(
+        f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
+        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}, "
+        f"learning rate {settings.lr:g}; {rate:.0f} images/s, about {hours:.2f} h"
+    )

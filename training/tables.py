@@ -1,0 +1,29 @@
+"""Figures as text."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.metrics import ClassificationReport
+
+
+def report_lines(report: ClassificationReport) -> list[str]:
+    """Return the lines that `fer eval` prints; the first is `accuracy 71.23 (n = 3191)`, in per cent."""
+    lines = [
+        f"accuracy {100 * report.accuracy:.2f} (n = {report.n})",
+        f"mean class accuracy {100 * report.mean_class_accuracy:.2f}",
+        f"macro F1 {100 * report.macro_f1:.2f}",
+        f"expected calibration error {100 * report.ece:.2f}",
+        "",
+        f"{'class':12}{'n':>6}{'recall':>9}{'precision':>11}{'F1':>8}",
+    ]
+    for k, label in enumerate(report.labels):
+        figures = (report.recall[k], report.precision[k], report.f1[k])
+        cells = ["-" if np.isnan(value) else f"{100 * value:.1f}" for value in figures]
+        lines.append(f"{label:12}{report.confusion[k].sum():>6}{cells[0]:>9}{cells[1]:>11}{cells[2]:>8}")
+    columns = "".join(f"{label[:6]:>8}" for label in report.labels)
+    lines += ["", "confusion (rows: true, columns: predicted)", " " * 12 + columns]
+    lines += [
+        f"{label:12}" + "".join(f"{count:>8}" for count in report.confusion[k]) for k, label in enumerate(report.labels)
+    ]
+    return lines
