@@ -78,8 +78,10 @@ def unpatchify(patches: Tensor, patch_size: int, grid_size: tuple[int, int]) -> 
     """
     height, width = grid_size
     p = patch_size
-    images = patches.reshape(patches.shape[0], height, width, p, p, -1)
-    return images.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], -1, height * p, width * p)
+    batch, _, values = patches.shape
+    channels = values // (p * p)
+    images = patches.reshape(batch, height, width, p, p, channels)
+    return images.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height * p, width * p)
 
 
 class MaskedAutoencoder(nn.Module):

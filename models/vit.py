@@ -185,7 +185,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.class_token else None
         positions = sincos_2d(dim, config.grid_size, config.class_token)
         self.pos_embed = nn.Parameter(positions[None])
-        drop_path = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        drop_path = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.Sequential(
             *(transformer_block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path)
         )
