@@ -177,6 +177,11 @@ def _open_on(model: Path | bytes, device: Device, threads: int | None, note: str
     return Session(session, device, note)
 
 
+def available_providers() -> tuple[str, ...]:
+    """Return ONNX Runtime's execution providers that the installed package was built with."""
+    return tuple(_onnxruntime().get_available_providers())
+
+
 def device_problem(name: str) -> str:
     """Say why a device cannot be used, as far as can be told without a model; empty when nothing speaks against it.
 

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import fer_app
+from fer_app import recognizer as recognizer_module
+from fer_app.classifier import OnnxClassifier
+from fer_app.errors import FerError, InputError, ModelError, ProviderUnavailableError
+from fer_app.recognizer import Recognizer, detector_device
+from fer_app.results import Faces
+
+RED, GREEN, BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+@pytest.fixture(scope="module")
+def finder(tiny_model):
+    return Recognizer(tiny_model, device="cpu", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_model):
+    """A recognizer for pictures that are face crops already."""
+    return Recognizer(tiny_model, device="cpu", batch_size=4, detect=False)
+
+
+def plain(colour, height=20, width=24) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def same(a: Faces, b: Faces) -> None:
+    assert len(a) == len(b)
+    np.testing.assert_allclose(a.detections.boxes, b.detections.boxes, atol=0.01)
+    np.testing.assert_allclose(a.probs, b.probs, atol=1e-3)
+    assert a.quality == b.quality
+
+
+def test_the_package_offers_it():
+    assert fer_app.Recognizer is Recognizer
+    assert fer_app.Faces is Faces
+    assert {"Recognizer", "__version__"} <= set(dir(fer_app))
+    with pytest.raises(AttributeError, match="nonsense"):
+        fer_app.nonsense  # noqa: B018
+
+
+def test_one_photo(finder, astronaut_path, astronaut):
+    faces = finder.predict(astronaut_path)
+    assert (faces.source, faces.width, faces.height) == (str(astronaut_path), 512, 512)
+    assert len(faces) == 1
+    x0, y0, x1, y1 = faces.detections.boxes[0]
+    assert 150 < x0 < 224 < x1 < 320
+    assert 50 < y0 < 110 < y1 < 260
+    assert faces.detections.confidence[0] > 0.9
+    assert faces.probs.sum() == pytest.approx(1, abs=1e-5)
+    assert faces.frame_index is None
+
+
+def test_every_kind_of_source_gives_the_same(finder, astronaut_path, astronaut):
+    content = astronaut_path.read_bytes()
+    wanted = finder.predict(astronaut)
+    assert wanted.source == "<array>"
+    picture = Image.open(astronaut_path)
+    names = []
+    for source in (
+        astronaut_path,
+        str(astronaut_path),
+        content,
+        io.BytesIO(content),
+        picture,
+        Image.fromarray(astronaut),
+    ):
+        faces = finder.predict(source)
+        # Decoders may differ by one grey level.
+        same(faces, wanted)
+        names.append(faces.source)
+    assert names == [str(astronaut_path)] * 2 + ["<bytes>", "<stream>", str(astronaut_path), "<image>"]
+    picture.close()
+
+
+def test_pil_images_are_turned_upright(reader):
+    lying = np.zeros((20, 30, 3), np.uint8)
+    picture = Image.fromarray(lying)
+    picture.getexif()[0x0112] = 6
+    faces = reader.predict(picture)
+    assert (faces.width, faces.height) == (20, 30)
+
+
+def test_grey_arrays(reader):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    same(reader.predict(grey), reader.predict(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_a_face_crop_is_the_whole_picture(reader):
+    faces = reader.predict(plain(RED))
+    np.testing.assert_array_equal(faces.detections.boxes, [[0, 0, 24, 20]])
+    assert np.isnan(faces.detections.landmarks).all()
+    assert np.isnan(faces.detections.confidence).all()
+    (record,) = faces.records()
+    assert record["landmarks"] is None
+    assert record["detection_confidence"] is None
+
+
+@pytest.mark.parametrize("kind", ["array", "png", "pil"])
+def test_red_is_red_all_the_way(reader, kind):
+    """A swap of red and blue anywhere would exchange anger and sadness."""
+    for colour, label in ((RED, "anger"), (GREEN, "happiness"), (BLUE, "sadness")):
+        source = plain(colour)
+        if kind == "png":
+            source = cv2.imencode(".png", source[..., ::-1])[1].tobytes()
+        elif kind == "pil":
+            source = Image.fromarray(source)
+        faces = reader.predict(source)
+        assert faces.label(0) == label
+        assert not faces.uncertain[0]
+
+
+def test_red_is_red_through_detection_and_alignment(finder, astronaut):
+    for channel, label in ((0, "anger"), (1, "happiness"), (2, "sadness")):
+        tinted = astronaut // 2
+        tinted[..., channel] += 70
+        assert finder.predict(tinted).label(0) == label
+
+
+def test_uncertain_faces(reader):
+    assert reader.predict(plain((128, 128, 128))).uncertain.tolist() == [True]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
+def test_lists(reader, count):
+    pictures = [plain((60 * i % 256, 30, 90), 16 + i, 20) for i in range(count)]
+    together = reader.predict(pictures)
+    assert isinstance(together, list)
+    assert len(together) == count
+    for faces, picture in zip(together, pictures, strict=True):
+        same(faces, reader.predict(picture))
+
+
+def test_pictures_with_no_one_and_many_faces_keep_their_own(finder, astronaut):
+    two = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    nobody = plain((90, 120, 40), 200, 300)
+    pictures = [nobody, two, astronaut, nobody, astronaut[::2, ::2]]
+    together = finder.predict(pictures)
+    assert [len(faces) for faces in together] == [0, 2, 1, 0, 1]
+    for faces, picture in zip(together, pictures, strict=True):
+        same(faces, finder.predict(picture))
+    assert together[0].probs.shape == (0, 8)
+    assert together[0].records()[0]["face"] is None
+
+
+def test_faces_of_several_pictures_go_through_the_network_together(tiny_model, astronaut, monkeypatch):
+    sizes = []
+    logits = OnnxClassifier.logits
+    monkeypatch.setattr(OnnxClassifier, "logits", lambda self, crops: sizes.append(len(crops)) or logits(self, crops))
+    recognizer = Recognizer(tiny_model, device="cpu", batch_size=8)
+    recognizer.predict([astronaut, astronaut[:, ::-1], astronaut])
+    assert sizes == [3]
+
+
+def test_pictures_are_taken_as_they_are_needed(tiny_model, monkeypatch):
+    recognizer = Recognizer(tiny_model, device="cpu", batch_size=3, detect=False)
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield plain(RED, 10, 10)
+
+    predictions = recognizer.predict_many(endless())
+    assert len(next(predictions).faces) == 1
+    assert len(taken) <= 4
+    monkeypatch.setattr(recognizer_module, "_CHUNK_PIXELS", 150)
+    taken.clear()
+    next(recognizer.predict_many(endless()))
+    assert len(taken) == 2
+
+
+def test_one_bad_file_of_many(reader, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
+    sources = [plain(RED), tmp_path / "bad.jpg", plain(BLUE), tmp_path / "missing.jpg", 3.5]
+    failures = []
+    predictions = list(reader.predict_many(sources, on_error=lambda source, error: failures.append((source, error))))
+    assert [p.faces.label(0) for p in predictions] == ["anger", "sadness"]
+    assert predictions[1].image is sources[2]
+    assert [source for source, _ in failures] == [sources[1], sources[3], sources[4]]
+    assert all(isinstance(error, FerError) for _, error in failures)
+    with pytest.raises(InputError, match=r"bad\.jpg"):
+        reader.predict(sources)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        None,
+        42,
+    ],
+)
+def test_other_things_are_refused(reader, source):
+    with pytest.raises(InputError, match="is no picture"):
+        reader.predict(source)
+
+
+def test_options(tiny_model, astronaut, astronaut_path):
+    two = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    assert len(Recognizer(tiny_model, device="cpu", max_faces=1).predict(two)) == 1
+    assert len(Recognizer(tiny_model, device="cpu", min_face_px=300).predict(two)) == 0
+    with pytest.raises(InputError, match="limit"):
+        Recognizer(tiny_model, device="cpu", max_pixels=1000).predict(astronaut_path)
+    with pytest.raises(InputError, match="batch_size"):
+        Recognizer(tiny_model, batch_size=0)
+    with pytest.raises(InputError, match="no such device"):
+        Recognizer(tiny_model, device="gpu")
+    with pytest.raises(ModelError):
+        Recognizer("no-such-model")
+
+
+def test_a_device_that_is_not_there(tiny_model, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(ProviderUnavailableError, match="cuda"):
+        Recognizer(tiny_model, device="cuda")
+
+
+def test_any_classifier_will_do(tiny_model):
+    classifier = OnnxClassifier(tiny_model, device="cpu")
+    recognizer = Recognizer(classifier, device="cpu", detect=False)
+    assert recognizer.classifier is classifier
+    assert recognizer.predict(plain(GREEN)).label(0) == "happiness"
+
+
+def test_the_detector_never_runs_on_tensorrt():
+    assert detector_device("tensorrt:1") == "cuda:1"
+    assert [detector_device(name) for name in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda:0"]
