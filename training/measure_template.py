@@ -6,9 +6,9 @@ Two measurements on FERPlus, whose 48 x 48 crops come without landmarks:
 
 1. Train: each crop is enlarged onto a gray canvas, the detector finds the landmarks, and their medians in the crop's
    unit square, made symmetric, are the template (`fer_app.alignment.TEMPLATES["fer48-v1"]`).
-2. Valid: the same photos on both paths. Path 1 is the data set's crop as it is. Path 2 is serving: the enlarged photo in
-   a scene, detected, aligned to the template, cut out at 48 px. Reported are the differences of position, size, roll and
-   gray values.
+2. Valid: the same photos on both paths. Path 1 is the data set's crop as it is. Path 2 is serving: the enlarged photo
+   in a scene, detected, aligned to the template, cut out at 48 px. Reported are the differences of position, size,
+   roll and gray values.
 """
 
 from __future__ import annotations
@@ -222,10 +222,10 @@ def main() -> int:
     if (arguments.figure is None) != (arguments.example is None):
         parser.error("--figure and --example go together")
     train = find_landmarks(load_crops(arguments.data, "train", arguments.limit))
-    print(*report_template(train), sep="\n")
+    sys.stdout.writelines(f"{line}\n" for line in report_template(train))
     valid = find_landmarks(load_crops(arguments.data, "valid", arguments.limit))
     served, inside = served_crops(valid)
-    print(*report_agreement(valid, served, inside), sep="\n")
+    sys.stdout.writelines(f"{line}\n" for line in report_agreement(valid, served, inside))
     if arguments.figure is not None:
         draw_figure(arguments.figure, arguments.example, train, served)
     return 0

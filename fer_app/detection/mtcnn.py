@@ -40,7 +40,8 @@ class MtcnnDetector:
         """Load the three networks.
 
         Args:
-            min_face_px: side in px of the smallest face looked for, at least 12; the time falls with its square.
+            min_face_px: side in px of the smallest window that is searched, at least 12; the time falls with its
+                square. Boxes are fitted after that, so a box may come out narrower than this.
             thresholds: least face probability after P-, R- and O-Net.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
             device: as `fer_app.session.open_session` takes it.

@@ -1,0 +1,116 @@
+"""Our cascade on our ONNX files against facenet-pytorch itself."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.mtcnn_onnx import BUILDERS, NETWORKS, build_model, main
+from fer_app.boxes import pairwise_iou
+from fer_app.detection import MtcnnDetector
+from fer_app.session import open_session
+
+facenet_pytorch = pytest.importorskip("facenet_pytorch", reason="facenet-pytorch comes with the extra [export]")
+
+# Ours name the subject's left and right, MTCNN the picture's.
+TO_MTCNN_ORDER = [1, 0, 2, 4, 3]
+SHAPES = {"pnet": [(1, 12, 12), (2, 57, 83), (1, 100, 31)], "rnet": [(1, 24, 24), (17, 24, 24)], "onet": [(3, 48, 48)]}
+
+
+def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def scene(name: str, astronaut: np.ndarray) -> np.ndarray:
+    match name.split():
+        case ["scaled", side]:
+            return resized(astronaut, int(side), int(side))
+        case ["stretched"]:
+            return resized(astronaut, 701, 449)
+        case ["turned", degrees]:
+            matrix = cv2.getRotationMatrix2D((256, 256), float(degrees), 1.0)
+            return cv2.warpAffine(astronaut, matrix, (512, 512))
+        case ["mirrored"]:
+            return astronaut[:, ::-1].copy()
+        case ["gray"]:
+            return np.repeat(astronaut.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+        case ["cut"]:
+            return astronaut[90:300, 215:480].copy()
+        case ["suit"]:
+            return astronaut[230:].copy()
+    crowd = np.random.default_rng(0).integers(60, 120, (720, 1280, 3), np.uint8)
+    for side, x, y in ((512, 0, 0), (300, 520, 20), (256, 900, 30), (200, 530, 400), (160, 800, 380), (128, 1100, 500)):
+        crowd[y : y + side, x : x + side] = resized(astronaut, side, side)
+    return crowd
+
+
+SCENES = [
+    *("scaled 96", "scaled 200", "scaled 512", "scaled 1000", "stretched", "turned -30", "turned 20", "turned 180"),
+    *("mirrored", "gray", "cut", "suit", "crowd"),
+]
+
+
+@pytest.fixture(scope="module", params=[20, 40])
+def detectors(request):
+    theirs = facenet_pytorch.MTCNN(min_face_size=request.param, keep_all=True, post_process=False)
+    return theirs, MtcnnDetector(min_face_px=request.param)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_same_faces_as_facenet_pytorch(detectors, astronaut, name):
+    theirs, ours = detectors
+    picture = scene(name, astronaut)
+    boxes, probs, landmarks = theirs.detect(picture, landmarks=True)
+    (found,) = ours.detect([picture])
+    if boxes is None:
+        assert len(found) == 0
+        return
+    assert len(found) == len(boxes)
+    partner = pairwise_iou(np.asarray(boxes, np.float32), found.boxes).argmax(axis=1)
+    assert sorted(partner) == list(range(len(boxes)))
+    np.testing.assert_allclose(found.boxes[partner], boxes.astype(np.float32), atol=0.1, rtol=0)
+    mtcnn_landmarks = found.landmarks[partner][:, TO_MTCNN_ORDER]
+    np.testing.assert_allclose(mtcnn_landmarks, landmarks.astype(np.float32), atol=0.1, rtol=0)
+    np.testing.assert_allclose(found.confidence[partner], probs.astype(np.float32), atol=1e-3, rtol=0)
+
+
+def test_the_scenes_hold_what_they_should(detectors, astronaut):
+    # Otherwise the comparison above could agree on nothing.
+    _, ours = detectors
+    counts = {name: len(ours.detect([scene(name, astronaut)])[0]) for name in ("scaled 512", "suit", "crowd")}
+    assert counts["scaled 512"] == 1
+    assert counts["suit"] == 0
+    assert counts["crowd"] >= 5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_network_computes_what_torch_does(name):
+    session = open_session(build_model(name).SerializeToString(), device="cpu")
+    network = NETWORKS[name]().eval()
+    for batch, height, width in SHAPES[name]:
+        images = np.random.default_rng(0).uniform(-1, 1, (batch, 3, height, width)).astype(np.float32)
+        with torch.no_grad():
+            boxes, *landmarks, probs = (value.numpy() for value in network(torch.from_numpy(images)))
+        expected = [probs[:, 1], boxes, *landmarks]
+        outputs = session.run({"images": images})
+        for ours, theirs in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_the_bundled_files_are_what_the_exporter_writes(tmp_path, repository):
+    assert main([str(tmp_path)]) == 0
+    for name in BUILDERS:
+        bundled = onnx.load(repository / "fer_app" / "weights" / "mtcnn" / f"{name}.onnx")
+        fresh = onnx.load(tmp_path / f"{name}.onnx")
+        assert fresh.graph == bundled.graph
+        assert {entry.key: entry.value for entry in bundled.metadata_props}["source"].startswith(
+            "facenet-pytorch 2.5.3"
+        )
+
+
+def test_the_exporter_wants_a_folder(capsys):
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().err

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_app.boxes import pairwise_iou
+from fer_app.detection import MtcnnDetector
+from fer_app.errors import InputError, ProviderUnavailableError
+from fer_app.results import LANDMARKS
+
+# Around the astronaut's face, from hairline to chin and cheek to cheek, drawn by hand.
+FACE = np.array([[177, 70, 271, 178]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def detector() -> MtcnnDetector:
+    return MtcnnDetector()
+
+
+def crowd(astronaut: np.ndarray) -> np.ndarray:
+    """A 720 x 1280 scene with four faces of different sizes."""
+    scene = np.full((720, 1280, 3), 90, np.uint8)
+    for side, x, y in ((512, 20, 100), (320, 560, 30), (256, 640, 400), (200, 1000, 200)):
+        scene[y : y + side, x : x + side] = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA)
+    return scene
+
+
+def same(a, b):
+    np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-2)
+    np.testing.assert_allclose(a.landmarks, b.landmarks, atol=1e-2)
+    np.testing.assert_allclose(a.confidence, b.confidence, atol=1e-4)
+
+
+def test_finds_the_astronaut(detector, astronaut):
+    (found,) = detector.detect([astronaut])
+    assert len(found) == 1
+    assert pairwise_iou(found.boxes, FACE).item() > 0.7
+    assert found.confidence.item() > 0.99
+    x0, y0, x1, y1 = found.boxes[0]
+    assert (found.landmarks[0] > [x0, y0]).all()
+    assert (found.landmarks[0] < [x1, y1]).all()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_left_is_the_subjects(detector, astronaut, mirrored):
+    (found,) = detector.detect([astronaut[:, ::-1] if mirrored else astronaut])
+    at = dict(zip(LANDMARKS, found.landmarks[0], strict=True))
+    assert at["left_eye"][0] > at["nose"][0] > at["right_eye"][0]
+    assert at["left_mouth"][0] > at["right_mouth"][0]
+    assert at["left_eye"][1] < at["nose"][1] < at["left_mouth"][1]
+    assert at["right_eye"][1] < at["nose"][1] < at["right_mouth"][1]
+
+
+def test_a_batch_of_different_sizes_equals_one_by_one(detector, astronaut):
+    small = cv2.resize(astronaut, (300, 200), interpolation=cv2.INTER_AREA)
+    blank = np.zeros((512, 512, 3), np.uint8)
+    pictures = [astronaut, small, blank, crowd(astronaut), astronaut[:, ::-1]]
+    batch = detector.detect(pictures)
+    assert [len(found) for found in batch] == [1, 1, 0, 4, 1]
+    for found, picture in zip(batch, pictures, strict=True):
+        same(found, detector.detect([picture])[0])
+
+
+def test_largest_first_and_max_faces_keeps_the_largest(detector, astronaut):
+    scene = crowd(astronaut)
+    (everyone,) = detector.detect([scene])
+    areas = (everyone.boxes[:, 2:] - everyone.boxes[:, :2]).prod(axis=1)
+    assert len(everyone) == 4
+    assert (np.diff(areas) < 0).all()
+    (two,) = MtcnnDetector(max_faces=2).detect([scene])
+    same(two, everyone[:2])
+
+
+def test_min_face_px_leaves_small_faces_out(astronaut):
+    scene = crowd(astronaut)
+    (large,) = MtcnnDetector(min_face_px=150).detect([scene])
+    assert len(large) == 1
+    assert large.boxes[0, 0] < 512
+
+
+def test_thresholds_are_used(astronaut):
+    (none,) = MtcnnDetector(thresholds=(0.6, 0.7, 1.0)).detect([astronaut])
+    assert len(none) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (11, 300), (39, 39), (300, 20)])
+def test_smaller_than_the_smallest_face(detector, shape):
+    (found,) = detector.detect([np.full((*shape, 3), 128, np.uint8)])
+    assert len(found) == 0
+
+
+def test_no_pictures(detector):
+    assert detector.detect([]) == []
+
+
+def test_memory_layout_does_not_matter(detector, astronaut):
+    (expected,) = detector.detect([astronaut])
+    backwards = astronaut[:, :, ::-1].copy()[:, :, ::-1]
+    fortran = np.asfortranarray(astronaut)
+    window = np.pad(astronaut, ((5, 3), (2, 9), (0, 0)))[5:-3, 2:-9]
+    for view in (backwards, fortran, window):
+        assert not view.flags.c_contiguous
+        same(detector.detect([view])[0], expected)
+    astronaut.flags.writeable = False
+    same(detector.detect([astronaut])[0], expected)
+
+
+def faceless_pictures(astronaut: np.ndarray) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, 640).astype(np.uint8)
+    blocks = astronaut.reshape(32, 16, 32, 16, 3).swapaxes(1, 2).reshape(-1, 16, 16, 3)
+    scrambled = rng.permutation(blocks).reshape(32, 32, 16, 16, 3).swapaxes(1, 2).reshape(512, 512, 3)
+    return {
+        "black": np.zeros((480, 640, 3), np.uint8),
+        "white": np.full((480, 640, 3), 255, np.uint8),
+        "noise": rng.integers(0, 256, (480, 640, 3), np.uint8),
+        "coarse noise": cv2.resize(rng.integers(0, 256, (30, 40, 3), np.uint8), (640, 480)),
+        "gradient": np.broadcast_to(ramp[None, :, None], (480, 640, 3)),
+        "checkers": np.kron(np.indices((15, 20)).sum(axis=0) % 2, np.ones((32, 32)))[..., None]
+        .repeat(3, 2)
+        .astype(np.uint8)
+        * 255,
+        "suit and helmet": astronaut[230:],
+        "shuttle": astronaut[:, 300:],
+        "scrambled": scrambled,
+    }
+
+
+FACELESS = (
+    "black",
+    "white",
+    "noise",
+    "coarse noise",
+    "gradient",
+    "checkers",
+    "suit and helmet",
+    "shuttle",
+    "scrambled",
+)
+
+
+@pytest.mark.parametrize("name", FACELESS)
+def test_no_face_where_there_is_none(detector, astronaut, name):
+    (found,) = detector.detect([faceless_pictures(astronaut)[name]])
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((50, 50), np.uint8),
+        np.zeros((50, 50, 4), np.uint8),
+        np.zeros((50, 50, 3), np.float32),
+        np.zeros((0, 50, 3), np.uint8),
+    ],
+)
+def test_what_is_no_picture_is_refused(detector, bad):
+    with pytest.raises(InputError, match="picture 1"):
+        detector.detect([np.zeros((50, 50, 3), np.uint8), bad])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("min_face_px", 11),
+        ("min_face_px", float("nan")),
+        ("max_faces", 0),
+        ("thresholds", (0.6, 0.7)),
+        ("thresholds", (0.6, 0.7, 1.1)),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, value):
+    with pytest.raises(InputError, match=setting):
+        MtcnnDetector(**{setting: value})
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ProviderUnavailableError):
+        MtcnnDetector(device="cuda")
