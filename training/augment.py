@@ -189,6 +189,8 @@ class BatchAugment:
             raise ValueError(f"images must have 1 or 3 channels, got {images.shape[1]}")
         if tuple(draws.shape) != (len(images), self.n_draws):
             raise ValueError(f"draws must be {(len(images), self.n_draws)}, got {tuple(draws.shape)}")
+        if len(images) == 0:  # affine_grid refuses empty batches
+            return torch.zeros(0, self._mean.shape[1], self.img_size, self.img_size, device=images.device)
         u = dict(zip(COLUMNS, draws.unbind(1), strict=True))
         with torch.autocast(images.device.type, enabled=False):
             values = images.float() / 255

@@ -110,7 +110,7 @@ def adjust_color(images: torch.Tensor, saturation: torch.Tensor, hue: torch.Tens
     turn = torch.zeros(len(images), 3, 3, dtype=images.dtype, device=images.device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = cos
-    turn[:, 2, 1], turn[:, 1, 2] = sin, -sin
+    turn[:, 1, 2], turn[:, 2, 1] = sin, -sin  # red towards green, as hue is counted in HSV
     mixed = (to_rgb @ turn @ to_yiq) @ images.flatten(2)
     return mixed.reshape(images.shape).clamp(0, 1)
 

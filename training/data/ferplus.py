@@ -13,9 +13,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, get_args
 
@@ -152,6 +153,7 @@ def _read_labels(files: _Files, folder: str) -> tuple[list[str], NDArray[np.int6
         raise DatasetError(f"{where} is missing")
     names: list[str] = []
     votes: list[list[int]] = []
+    line = 0
     try:
         text = files.read((folder, "label.csv")).decode("utf-8-sig")
         for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
@@ -162,9 +164,11 @@ def _read_labels(files: _Files, folder: str) -> tuple[list[str], NDArray[np.int6
             names.append(row[0])
             votes.append([int(cell) for cell in row[2:]])
     except (ValueError, csv.Error) as error:
-        raise DatasetError(f"{where}, line {len(names) + (len(names) > len(votes))}: {error}") from error
+        raise DatasetError(f"{where}, line {line}: {error}") from error
     if not names:
         raise DatasetError(f"{where} is empty")
+    if min(map(min, votes)) < 0:
+        raise DatasetError(f"{where} has a negative number of votes")
     return names, np.array(votes, np.int64)
 
 
@@ -174,20 +178,13 @@ def _read_pictures(files: _Files, wanted: list[tuple[str, str]]) -> NDArray[np.u
     images = np.empty((len(wanted), 1, _SIDE_PX, _SIDE_PX), np.uint8)
     unreadable: list[tuple[str, str]] = []
     decoded = map_in_threads(lambda key: decode_picture(files.read(key), "gray"), wanted)
-    for index, pixels in enumerate(_flatten(decoded)):
+    for index, pixels in enumerate(chain.from_iterable(decoded)):
         if pixels is None or pixels.shape != (_SIDE_PX, _SIDE_PX, 1):
             unreadable.append(wanted[index])
         else:
             images[index, 0] = pixels[:, :, 0]
     _refuse(f"unreadable or not {_SIDE_PX}x{_SIDE_PX}", unreadable, files.where)
     return images
-
-
-def _flatten(
-    chunks: Iterator[list[NDArray[np.uint8] | None]],
-) -> Iterator[NDArray[np.uint8] | None]:
-    for chunk in chunks:
-        yield from chunk
 
 
 def _refuse(what: str, keys: list[tuple[str, str]], where: Path) -> None:
