@@ -64,7 +64,10 @@ def write_mini_ferplus(root: Path, per_class: int = 12, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     in_dev = sorted(dev_names())
     others = [name for i in range(10 * 8 * per_class) if (name := f"fer{i:07d}.png") not in dev_names()]
-    for folder, count, n_dev in (("FER2013Train", per_class, max(1, per_class // 5)), ("FER2013Valid", per_class // 3, 0)):
+    for folder, count, n_dev in (
+        ("FER2013Train", per_class, max(1, per_class // 5)),
+        ("FER2013Valid", per_class // 3, 0),
+    ):
         target = root / "ferplus" / folder
         target.mkdir(parents=True)
         rows = []
