@@ -15,7 +15,7 @@ import io
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -25,6 +25,9 @@ from fer_app.atomic_file import replacing
 from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
 from fer_app.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from fer_app.image_files import find_images as find_images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -83,6 +86,28 @@ def read_image(
     except Exception as error:
         raise ImageDecodeError(f"{name}: damaged {kind} file ({_one_line(error)})") from error
     return np.ascontiguousarray(image)
+
+
+def from_pil(image: Image) -> UInt8:
+    """Return the pixels of a PIL image as `read_image` gives those of a file.
+
+    Args:
+        image: of any mode; it is loaded if it is still a file.
+
+    Returns:
+        uint8, (H, W, 3), RGB, upright, transparency over white, contiguous.
+
+    Raises:
+        ImageDecodeError: the file behind it is damaged.
+    """
+    try:
+        with _quiet:
+            image.load()
+            return np.ascontiguousarray(_upright(_pillow_to_rgb(image), image))
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `read_image`
+        raise ImageDecodeError(f"the PIL image cannot be decoded ({_one_line(error)})") from error
 
 
 def write_image(path: str | Path, rgb: UInt8) -> None:

@@ -13,7 +13,7 @@ from fer_app.alignment import align_faces
 from fer_app.classifier import Classifier, OnnxClassifier
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import FerError, InputError
-from fer_app.image_io import DEFAULT_MAX_PIXELS, read_image
+from fer_app.image_io import DEFAULT_MAX_PIXELS, from_pil, read_image
 from fer_app.model_store import DEFAULT, resolve_model
 from fer_app.quality import face_quality
 from fer_app.results import Detections, Faces
@@ -238,11 +238,9 @@ def _from_array(array: npt.NDArray[np.generic]) -> UInt8:
 
 
 def _from_pil(source: object) -> tuple[str, UInt8]:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not isinstance(source, Image.Image):
         kind = type(source).__name__
         raise InputError(f"{kind} is no picture; expected a path, bytes, a binary file, an array or a PIL image")
-    return str(getattr(source, "filename", "")) or "<image>", np.array(
-        ImageOps.exif_transpose(source).convert("RGB"), np.uint8
-    )
+    return str(getattr(source, "filename", "")) or "<image>", from_pil(source)

@@ -10,7 +10,7 @@ from PIL import Image
 import fer_app
 from fer_app import recognizer as recognizer_module
 from fer_app.classifier import OnnxClassifier
-from fer_app.errors import FerError, InputError, ModelError, ProviderUnavailableError
+from fer_app.errors import FerError, ImageDecodeError, InputError, ModelError, ProviderUnavailableError
 from fer_app.recognizer import Recognizer, detector_device
 from fer_app.results import Faces
 
@@ -87,6 +87,25 @@ def test_pil_images_are_turned_upright(reader):
     picture.getexif()[0x0112] = 6
     faces = reader.predict(picture)
     assert (faces.width, faces.height) == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK", "1"])
+def test_pil_images_of_any_mode_are_read_like_their_files(reader, tmp_path, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 4), np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(noise, "RGBA").convert("RGB" if mode == "CMYK" else "RGBA").convert(mode)
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    picture.save(path)
+    given, read = next(reader.predict_many([picture])), next(reader.predict_many([path]))
+    np.testing.assert_array_equal(given.image, read.image)
+
+
+def test_a_damaged_pil_image(reader, tmp_path, astronaut_path):
+    (tmp_path / "half.jpg").write_bytes(astronaut_path.read_bytes()[:9000])
+    with Image.open(tmp_path / "half.jpg") as picture, pytest.raises(ImageDecodeError):
+        reader.predict(picture)
 
 
 def test_grey_arrays(reader):

@@ -1,0 +1,140 @@
+"""`fer` as a group of its own commands and of those that other packages bring, loaded when they are called."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from fer_app.errors import FerError, MissingExtraError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "fer.commands"
+
+
+class LazyGroup(TyperGroup):
+    """Typer's group plus the entry points of `fer.commands`; a `FerError` is one line on stderr and exit status 1."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of all commands, our own first."""
+        own = super().list_commands(ctx)
+        return own + [name for name in sorted(_entry_points()) if name not in own]
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """Return a command by name; one from an entry point is not loaded yet."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        found = _entry_points().get(cmd_name)
+        return None if found is None else LazyCommand(found)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except FerError as error:
+            typer.echo(f"fer: error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+class LazyCommand(TyperCommand):
+    """Stands for an entry point: it knows the name and a line of help, and loads the rest when it is called."""
+
+    def __init__(self, entry_point: EntryPoint) -> None:
+        """Take the line of help from the function's source, without importing it."""
+        super().__init__(entry_point.name, callback=None, params=[], short_help=first_line_of_help(entry_point))
+        self._entry_point = entry_point
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Load the real command and hand over to it; also where shell completion asks for its options."""
+        return _load(self._entry_point).make_context(info_name, args, parent, **extra)
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    # Not at the top: it loads the whole of `email`, which our own commands do without.
+    from importlib.metadata import entry_points
+
+    return {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
+
+
+def _load(entry_point: EntryPoint) -> Any:
+    function = _needs_extras(entry_point, entry_point.load)()
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(entry_point.name)(_needs_extras(entry_point, function))
+    return typer.main.get_command(app)
+
+
+def _needs_extras(entry_point: EntryPoint, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the lack of a package, on import or later in a run, into an error that names the extra."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if not missing or missing == entry_point.module.partition(".")[0]:
+                raise
+            raise MissingExtraError(
+                f"`fer {entry_point.name}` needs {missing}, which is not installed: {_remedy(entry_point, missing)}"
+            ) from error
+
+    return wrapped
+
+
+def _remedy(entry_point: EntryPoint, missing: str) -> str:
+    """Find the extra of the command's distribution that brings a package; one named like the command comes first."""
+    distribution = entry_point.dist
+    if distribution is None:
+        return f"pip install {missing}"
+    extras = distribution.metadata.get_all("Provides-Extra") or []
+    bringing = [
+        extra[1]
+        for requirement in distribution.requires or []
+        if re.match(rf"{re.escape(missing)}\b", requirement.replace("-", "_"), re.IGNORECASE)
+        and (extra := re.search(r"extra == ['\"]([\w.-]+)['\"]", requirement))
+    ]
+    best = entry_point.name if entry_point.name in extras else next(iter(bringing), "")
+    return f"pip install '{distribution.name}[{best}]'" if best else f"pip install {missing}"
+
+
+def first_line_of_help(entry_point: EntryPoint) -> str:
+    """Read the first line of a function's docstring from its source file; empty when it cannot be found."""
+    package, *rest = entry_point.module.split(".")
+    try:
+        # Only the top-level package: looking for a submodule would import its parents.
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return ""
+    if spec is None:
+        return ""
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    candidates = [folder.joinpath(*rest) for folder in folders]
+    files = [file for path in candidates for file in (path.with_suffix(".py"), path / "__init__.py")]
+    if not rest and spec.origin:
+        files = [Path(spec.origin)]
+    for file in files:
+        if file.is_file():
+            return _docstring_line(file, entry_point.attr)
+    return ""
+
+
+def _docstring_line(file: Path, function: str) -> str:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
