@@ -53,6 +53,15 @@ SCENES = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread():
+    """Beside other processes torch's threads wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=[20, 40])
 def detectors(request):
     theirs = facenet_pytorch.MTCNN(min_face_size=request.param, keep_all=True, post_process=False)
