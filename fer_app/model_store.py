@@ -115,6 +115,22 @@ def resolve_model(name_or_path: str | Path = DEFAULT) -> Path:
     )
 
 
+def resolve_detector(name: str) -> Path:
+    """Find the file of one of the detector's networks, verified once per process.
+
+    Args:
+        name: such as `mtcnn-pnet`.
+
+    Raises:
+        ModelNotFoundError: the manifest has no such network, or its file is missing.
+        ModelIntegrityError: the file is not the one that the manifest describes.
+    """
+    for entry in bundled_detectors():
+        if entry.name == name:
+            return verify(entry)
+    raise ModelNotFoundError(f"no network {name!r} of a face detector is bundled with this version")
+
+
 def verify(entry: BundledFile) -> Path:
     """Return the file of an entry after comparing its sha256 with the manifest's, once per process.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from fer_app.detection import cascade
 from fer_app.detection.area_resize import integral_image
 from fer_app.errors import InputError
+from fer_app.model_store import resolve_detector
 from fer_app.results import Detections
 from fer_app.session import open_session
 
@@ -107,6 +107,5 @@ class MtcnnDetector:
 
 
 def _load(name: str, device: str, threads: int | None) -> tuple[cascade.Network, str]:
-    model = (resources.files("fer_app") / "weights" / "mtcnn" / f"{name}.onnx").read_bytes()
-    session = open_session(model, device=device, threads=threads)
+    session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=threads)
     return lambda images: session.run({"images": images}), session.device

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from pathlib import Path
 
 import pytest
 
 from fer_app import model_store
 from fer_app.classifier import OnnxClassifier
+from fer_app.detection import MtcnnDetector
 from fer_app.errors import ModelIntegrityError, ModelNotFoundError
-from fer_app.model_store import bundled_detectors, bundled_models, resolve_model, verify
+from fer_app.model_store import bundled_detectors, bundled_models, resolve_detector, resolve_model, verify
 
 MODEL = """
 [[model]]
@@ -85,6 +87,18 @@ def test_a_missing_file(weights):
     (weights / "two.onnx").unlink()
     with pytest.raises(ModelNotFoundError, match=r"two\.onnx is missing"):
         resolve_model()
+
+
+def test_the_detector_runs_only_what_was_verified(weights, tmp_path):
+    shutil.copytree(Path(model_store.__file__).parent / "weights" / "mtcnn", tmp_path / "mtcnn")
+    shutil.copy(Path(model_store.__file__).parent / "weights" / "manifest.toml", tmp_path)
+    assert MtcnnDetector(device="cpu")
+    with pytest.raises(ModelNotFoundError, match="no network 'mtcnn-qnet'"):
+        resolve_detector("mtcnn-qnet")
+    (tmp_path / "mtcnn" / "onet.onnx").write_bytes(b"something else")
+    model_store._verified.cache_clear()
+    with pytest.raises(ModelIntegrityError, match=r"onet\.onnx is damaged"):
+        MtcnnDetector(device="cpu")
 
 
 def test_nothing_bundled(weights):
