@@ -14,6 +14,7 @@ import importlib
 import io
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -47,6 +48,7 @@ _PLUGINS = {
 _HEAD_BYTES = 64
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION_TAG = 0x0112
+_FLOAT_RANGES = (1.0, 255.0, 65535.0)
 _ENCODERS: dict[str, list[int]] = {
     ".png": [],
     ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92],
@@ -60,8 +62,9 @@ def read_image(
 ) -> UInt8:
     """Decode one picture: JPEG, PNG, WebP, BMP, TIFF, GIF (its first frame) or, with the extra `heic`, HEIC.
 
-    Depth: 16-bit values are divided by 257; floating-point and 32-bit values are taken as 0..1, 0..255 or 0..65535,
-    whichever is the smallest range that holds the picture's largest value.
+    Depth: 16-bit values are divided by 257. Floating-point values are taken as 0..1, 0..255 or 0..65535, whichever is
+    the smallest range whose end the picture's largest value does not exceed twofold, and cut to it; 32-bit whole
+    numbers as the smaller of the last two that holds them.
 
     Args:
         source: a path, the file's bytes, or a binary file open for reading.
@@ -203,7 +206,8 @@ def _decode(data: bytes, kind: str, name: str, max_pixels: int) -> UInt8:
             return _upright(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), image)
     image.load()
     if kind == "PNG" and data[24] == 16:  # IHDR's bit depth
-        return _upright(_to_rgb(_opencv(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)), image)
+        pixels = _opencv(_plain_png(data), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        return _upright(_to_rgb(pixels), image)
     return _upright(_pillow_to_rgb(image), image)
 
 
@@ -262,6 +266,24 @@ def _scan_start(data: bytes) -> int:
     return position
 
 
+def _plain_png(data: bytes) -> bytes:
+    """Return a PNG with nothing but its pixels.
+
+    OpenCV 5 allocates whatever a chunk claims as its length, however short the file: 4 GB and half a minute for one
+    wrong byte.
+    """
+    kept = [data[:8]]
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] in (b"IHDR", b"IDAT", b"IEND"):
+            if end > len(data):
+                raise OSError("a chunk is longer than the file")
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
+
+
 def _opencv(data: bytes, flags: int, *, strict: bool = True) -> Any:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None and strict:
@@ -285,7 +307,7 @@ class _Quiet:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = _set_log_level(0)
                 self._warnings = warnings.catch_warnings()
                 self._warnings.__enter__()
                 warnings.simplefilter("ignore")
@@ -296,10 +318,12 @@ class _Quiet:
             self._inside -= 1
             if self._inside == 0:
                 self._warnings.__exit__(None, None, None)
-                cv2.utils.logging.setLogLevel(self._level)
+                _set_log_level(self._level)
 
 
 _quiet = _Quiet()
+# Its name up to OpenCV 4.10, then the one since; both return the level that was set before.
+_set_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
 def _to_rgb(pixels: npt.NDArray[Any]) -> UInt8:
@@ -319,9 +343,9 @@ def _unit_range(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     largest = float(finite.max(initial=0.0))
-    top = next((limit for limit in (1.0, 255.0, 65535.0) if largest <= limit), largest)
-    if values.dtype.kind != "f" and top == 1.0:  # whole numbers have no range of 0..1
-        top = 255.0
+    # Sharpening and resampling overshoot: a picture of 0..1 may well reach 1.1, one of 0..255 never ends below 2.
+    slack, ranges = (2, _FLOAT_RANGES) if values.dtype.kind == "f" else (1, _FLOAT_RANGES[1:])
+    top = next((limit for limit in ranges if largest <= slack * limit), largest)
     return np.clip(finite / top, 0, 1).astype(np.float32)
 
 

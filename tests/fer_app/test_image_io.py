@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import sys
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -179,12 +180,20 @@ def test_floating_point_tiff(dtype: type, top: float, gray: bool) -> None:
     bgr = scene()[..., ::-1].astype(dtype) / 255 * top
     bgr[0, 0] = top
     values = bgr[..., 2] if gray else bgr
-    done, data = cv2.imencode(".tiff", values)
+    done, data = cv2.imencode(".tiff", values, [cv2.IMWRITE_TIFF_COMPRESSION, 1])  # none; the default may be lossy
     assert done
     expected = scene()
     expected[0, 0] = 255
     expected = np.repeat(expected[..., :1], 3, axis=2) if gray else expected
     assert np.abs(read_image(data.tobytes()).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_overshoot_does_not_darken_the_picture(top: float) -> None:
+    values = np.array([[0, 0.5 * top, top, 1.2 * top]], np.float32)
+    done, data = cv2.imencode(".tiff", values)
+    assert done
+    assert read_image(data.tobytes())[0, :, 0].tolist() == [0, 128, 255, 255]
 
 
 def test_nan_and_negative_values_are_black() -> None:
@@ -318,6 +327,19 @@ def test_an_embedded_thumbnail_does_not_hide_truncation() -> None:
         read_image(whole[: -len(data) // 3])
 
 
+def test_a_wrong_chunk_length_in_a_deep_png_costs_nothing() -> None:
+    deep = cv2.imencode(".png", scene().astype(np.uint16) * 257)[1].tobytes()
+    idat = deep.index(b"IDAT") - 4
+    extra = struct.pack(">I", 0xFFFFFFF0) + b"teXt" + bytes(4)
+    started = time.monotonic()
+    for damaged in (deep[:idat] + extra + deep[idat:], deep[:-12] + extra + deep[-12:]):
+        try:
+            assert read_image(damaged).shape == (40, 64, 3)
+        except ImageDecodeError:
+            continue
+    assert time.monotonic() - started < 1
+
+
 def test_bytes_after_the_picture_do_not_matter() -> None:
     data = encoded(Image.fromarray(scene()), "JPEG")
     np.testing.assert_array_equal(read_image(data + b"\xff\xda trailer of a telephone \xff\xd8"), read_image(data))
@@ -424,11 +446,12 @@ def test_written_files_have_ordinary_permissions_and_links_stay(tmp_path: Path) 
 
 
 def test_threads_leave_the_global_settings_as_they_were() -> None:
-    level, filters = cv2.utils.logging.getLogLevel(), list(warnings.filters)
+    get_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
+    level, filters = get_level(), list(warnings.filters)
     data = encoded(Image.fromarray(scene()), "PNG")
     with ThreadPoolExecutor(8) as pool:
         assert len(list(pool.map(read_image, [data] * 64))) == 64
-    assert cv2.utils.logging.getLogLevel() == level
+    assert get_level() == level
     assert list(warnings.filters) == filters
 
 
