@@ -24,8 +24,6 @@ import numpy.typing as npt
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
-from fer_app.image_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from fer_app.image_files import find_images as find_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image

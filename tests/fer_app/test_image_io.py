@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, TiffImagePlugin
 
 from fer_app import image_io
 from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
-from fer_app.image_io import read_image, write_image
+from fer_app.image_io import from_pil, read_image, write_image
 
 needs_heic = pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is None, reason="needs the extra heic")
 
@@ -470,3 +470,14 @@ def test_drawn_text_is_upright_after_a_round_trip(tmp_path: Path) -> None:
     assert pixels[4, 4, 0] > 200
     assert pixels[4, 4, 2] < 60
     assert pixels[-4, -4].max() < 20
+
+
+def test_pil_images_are_read_like_files() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(rotate_back(scene(), 6)), "PNG", exif=exif)
+    np.testing.assert_array_equal(from_pil(Image.open(io.BytesIO(data))), scene())
+    clear = Image.new("RGBA", (3, 2), (0, 0, 0, 0))
+    assert from_pil(clear).tolist() == [[[255, 255, 255]] * 3] * 2
+    with pytest.raises(ImageDecodeError, match="the PIL image cannot be decoded"):
+        from_pil(Image.open(io.BytesIO(encoded(Image.fromarray(scene()), "JPEG")[:-200])))
