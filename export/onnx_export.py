@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from fer_app.atomic_file import replacing
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import METADATA_KEY, Contract
-from fer_app.errors import CheckpointError, ExportError, ParityError
+from fer_app.errors import CheckpointError, ExportError, InputError, ParityError
 from fer_app.session import open_session
 from models.mimic import MimicClassifier
 from training.evaluation import load_classifier
@@ -61,21 +61,19 @@ def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLER
     model, info = load_classifier(checkpoint)
     if info.contract is None:
         raise CheckpointError(f"{checkpoint} has no contract")
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        _write(_to_onnx(model, info.contract), temporary)
-        differences = parity(model, temporary, info.contract)
-        worst = max(differences.values())
-        if not worst <= tolerance:
-            raise ParityError(
-                f"{path}: logits differ from the checkpoint's by up to {worst:.3g}, more than {tolerance:g}; not written"
-            )
-        OnnxClassifier(temporary, device="cpu")  # the file must be one that serving accepts
-        os.replace(temporary, path)
-    except OSError as error:
+        with replacing(path) as temporary:
+            _write(_to_onnx(model, info.contract), temporary)
+            differences = parity(model, temporary, info.contract)
+            worst = max(differences.values())
+            if not worst <= tolerance:
+                raise ParityError(
+                    f"{path}: logits differ from the checkpoint's by up to {worst:.3g}, "
+                    f"more than {tolerance:g}; not written"
+                )
+            OnnxClassifier(temporary, device="cpu")  # the file must be one that serving accepts
+    except (OSError, InputError) as error:
         raise ExportError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return ExportReport(path, path.stat().st_size, differences, info.contract)
 
 

@@ -7,7 +7,6 @@ resuming needs, lives beside it in the run folder (`training.run_folder`).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
-from fer_app.errors import CheckpointError
+from fer_app.errors import CheckpointError, InputError
 
 FORMAT_VERSION = 1
 _INFO_KEY = "fer.checkpoint"
@@ -56,7 +56,7 @@ class CheckpointInfo:
 def save_checkpoint(
     path: Path, weights: Mapping[str, Tensor], info: CheckpointInfo, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a checkpoint to a temporary name and rename it.
+    """Write a checkpoint; it appears under its name only when it is complete.
 
     Args:
         path: where; its folder must exist.
@@ -89,12 +89,11 @@ def save_checkpoint(
         .clone()
         for name, tensor in weights.items()
     }
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, temporary, metadata=header)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+            temporary.chmod(0o644)  # safetensors leaves its files to their owner alone
+    except (OSError, SafetensorError, InputError) as error:
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
 
 
@@ -142,7 +141,9 @@ def _open(path: Path, *, with_weights: bool) -> tuple[dict[str, Tensor], Checkpo
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this project (no {_INFO_KEY})")
     values = json.loads(header[_INFO_KEY])
     if values.get("format") != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has checkpoint format {values.get('format')}, this program reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path} has checkpoint format {values.get('format')}, this program reads {FORMAT_VERSION}"
+        )
     contract = Contract.from_json(header[METADATA_KEY]) if METADATA_KEY in header else None
     try:
         info = CheckpointInfo(**{k: v for k, v in values.items() if k != "format"}, contract=contract)

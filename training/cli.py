@@ -51,7 +51,9 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint or an .onnx file.")],
     data: Annotated[Path, typer.Option("--data", help="The FERPlus folder or archive.")],
-    split: Annotated[str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")] = "valid",
+    split: Annotated[
+        str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")
+    ] = "valid",
     votes: Annotated[str, typer.Option("--votes", help="How votes become labels.")] = "majority",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,

@@ -26,7 +26,8 @@ _BATCH = 256
 class LogitsSource(Protocol):
     """A classifier as evaluation sees it."""
 
-    contract: Contract
+    @property
+    def contract(self) -> Contract: ...  # noqa: D102 - what the logits mean
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops."""
@@ -44,11 +45,11 @@ class TorchClassifier:
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops; the model is put in eval mode."""
         self.model.eval()
         device = next(self.model.parameters()).device
-        parts = [
-            self.model(torch.from_numpy(to_input(crops[i : i + _BATCH], self.contract)).to(device)).float().cpu().numpy()
-            for i in range(0, len(crops), _BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.contract.labels)), np.float32)
+        parts = [np.zeros((0, len(self.contract.labels)), np.float32)]
+        for first in range(0, len(crops), _BATCH):
+            images = torch.from_numpy(to_input(crops[first : first + _BATCH], self.contract))
+            parts.append(self.model(images.to(device)).float().cpu().numpy())
+        return np.concatenate(parts)
 
 
 def build_classifier(info: CheckpointInfo) -> MimicClassifier:

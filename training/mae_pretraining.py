@@ -65,7 +65,7 @@ class MaePretraining:
     def _num_patches(self) -> int:
         return (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002 - the protocol's signature
         """Return nothing: pre-training selects nothing."""
         return {}
 

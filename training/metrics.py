@@ -134,7 +134,9 @@ def _nll(logits: FloatArray, targets: NDArray[np.int64], temperature: float) -> 
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    result = np.full(len(part), np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
 
 
 def _plain(value: float) -> float | None:

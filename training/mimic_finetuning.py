@@ -89,9 +89,7 @@ class MimicFinetuning:
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
         table = self._table
-        return param_groups(
-            self.model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay
-        )
+        return param_groups(self.model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay)
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the epoch's augmentations and, in probability mode, each face's class."""

@@ -1,22 +1,22 @@
 """The folder of one stage of a run: metrics, the state that resuming needs, checkpoints, and a mark when it is done.
 
-    metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
-    state.pt             weights, optimiser, moving average and counters, for resuming
-    last.safetensors     the newest checkpoint
-    best.safetensors     the one with the best figure on the selection split, where a stage has one
-    done.json            written last: the stage's summary
+metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
+state.pt             weights, optimiser, moving average and counters, for resuming
+last.safetensors     the newest checkpoint
+best.safetensors     the one with the best figure on the selection split, where a stage has one
+done.json            written last: the stage's summary
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError
 
 
@@ -66,12 +66,10 @@ class RunFolder:
         Raises:
             CheckpointError: it could not be written; the one before stays intact.
         """
-        temporary = self.path / ".state.pt.partial"
         try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.path / "state.pt")
+            with replacing(self.path / "state.pt") as temporary:
+                torch.save(state, temporary)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise CheckpointError(f"cannot write {self.path / 'state.pt'}: {error}") from error
 
     def load_state(self) -> dict[str, Any] | None:
@@ -103,6 +101,5 @@ class RunFolder:
         return summary
 
     def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.partial"
-        temporary.write_bytes(content)
-        os.replace(temporary, self.path / name)
+        with replacing(self.path / name) as temporary:
+            temporary.write_bytes(content)

@@ -41,9 +41,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     """
     keep_freed_memory()
     _claim(recipe, run_dir, resume)
-    fabric = Fabric(
-        accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true"
-    )
+    fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     start = _initial_encoder(recipe)
     made = run_dir
     for stage in recipe.stages:

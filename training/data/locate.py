@@ -70,7 +70,7 @@ def _sort(path: Path, levels: int, ferplus: list[Path], photos: list[Path]) -> N
         (ferplus if _is_ferplus_archive(path) else photos).append(path)
     elif path.is_dir():
         children = sorted(path.iterdir())
-        if any(child.is_dir() and child.name in ("FER2013Train", "FER2013Valid") for child in children):
+        if any(child.is_dir() and child.name.startswith("FER2013") for child in children):
             ferplus.append(path)
             return
         if any(child.suffix.lower() in _PHOTO_SUFFIXES for child in children):

@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+import export.onnx_export as module
+from export.cli import export
+from export.onnx_export import export_onnx
+from fer_app.classifier import OnnxClassifier
+from fer_app.contract import METADATA_KEY
+from fer_app.errors import CheckpointError, ExportError, ParityError
+from models.mimic import MimicClassifier
+from models.vit import VisionTransformer
+from tests.training.miniature import write_mini_ferplus
+from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.evaluation import TorchClassifier, load_classifier
+from training.recipe import load_recipe
+
+CONV = ["model.stem=conv", "model.stem_channels=[4, 8, 8, 16]"]
+TOKEN = ["finetune.global_pool=token", "finetune.projection=none"]
+
+
+def write_checkpoint(path: Path, overrides: list[str]) -> Path:
+    """Save a classifier with random weights that answers different pictures differently."""
+    recipe = load_recipe("debug", ['stages=["finetune"]', *overrides])
+    torch.manual_seed(0)
+    assert recipe.finetune is not None
+    head = {
+        "num_classes": 8,
+        "projection": recipe.finetune.projection,
+        "projection_dim": 16,
+        "global_pool": recipe.finetune.global_pool,
+    }
+    encoder = VisionTransformer(recipe.model.vit_config())
+    model = MimicClassifier(encoder, **head)
+    for module_ in model.modules():  # statistics of a trained net, so that folding them is tested
+        if isinstance(module_, torch.nn.BatchNorm2d):
+            module_.running_mean.uniform_(-0.5, 0.5)
+            module_.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.ones_(module_.weight)
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    info = CheckpointInfo(
+        kind="classifier",
+        architecture={"encoder": encoder.config.to_dict(), **head},
+        contract=recipe.contract().replace(temperature=1.5),
+    )
+    save_checkpoint(path, model.state_dict(), info)
+    return path
+
+
+@pytest.mark.parametrize("overrides", [[], CONV, TOKEN, ["model.img_size=40"]], ids=["patch", "conv", "token", "40px"])
+def test_exported_file_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", overrides)
+    report = export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert set(report.differences) == {1, 2, 17}
+    assert max(report.differences.values()) < 1e-4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.safetensors"]  # no side file
+
+    model, info = load_classifier(checkpoint)
+    served = OnnxClassifier(tmp_path / "a.onnx", device="cpu")
+    assert served.contract == info.contract
+    crops = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8)
+    expected = TorchClassifier(model, served.contract).logits(crops)
+    assert np.ptp(expected, axis=0).max() > 1e-2  # the comparison below can fail
+    assert np.abs(served.logits(crops) - expected).max() < 1e-4
+
+
+def test_metadata_and_dynamic_batch(tmp_path: Path) -> None:
+    export_onnx(write_checkpoint(tmp_path / "a.safetensors", []), tmp_path / "a.onnx")
+    proto = onnx.load(tmp_path / "a.onnx")
+    contract = json.loads({p.key: p.value for p in proto.metadata_props}[METADATA_KEY])
+    assert contract["temperature"] == 1.5
+    assert contract["labels"][0] == "neutral"
+    (batch, *rest) = proto.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [d.dim_value for d in rest] == [1, 48, 48]
+    assert not any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer)
+
+
+def test_failing_parity_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    (tmp_path / "a.onnx").write_bytes(b"the one before")
+    with pytest.raises(ParityError, match="differ from the checkpoint's"):
+        export_onnx(checkpoint, tmp_path / "a.onnx", tolerance=0.0)
+    assert (tmp_path / "a.onnx").read_bytes() == b"the one before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.safetensors"]
+
+
+def test_outputs_that_are_not_numbers_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    monkeypatch.setattr(module, "parity", lambda *_: {1: float("nan")})
+    with pytest.raises(ParityError):
+        export_onnx(checkpoint, tmp_path / "a.onnx")
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        export_onnx(tmp_path / "none.safetensors", tmp_path / "a.onnx")
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    with pytest.raises(ExportError, match="cannot write"):
+        export_onnx(checkpoint, tmp_path / "missing" / "a.onnx")
+
+
+def test_command_reports_parity_and_accuracy(tmp_path: Path) -> None:
+    app = Typer()
+    app.command()(export)
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    data = write_mini_ferplus(tmp_path / "data", per_class=3)
+    result = CliRunner().invoke(app, [str(checkpoint), "-o", str(tmp_path / "a.onnx"), "--data", str(data)])
+    assert result.exit_code == 0, result.output
+    assert "parity, batch 17" in result.stdout
+    before, after = (line for line in result.stdout.splitlines() if "accuracy" in line)
+    assert before.split("accuracy")[1] == after.split("accuracy")[1]

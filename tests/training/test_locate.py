@@ -1,0 +1,61 @@
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fer_app.errors import DatasetError
+from tests.training.miniature import write_mini_ferplus, write_mini_photos
+from training.data.locate import locate
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_mini_photos(tmp_path / "photos", 4)
+    return tmp_path / "photos"
+
+
+def test_tells_ferplus_from_photos(tmp_path: Path, photos: Path) -> None:
+    ferplus = write_mini_ferplus(tmp_path / "faces", per_class=1)
+    found = locate([photos, tmp_path / "faces"])
+    assert found.ferplus == ferplus
+    assert found.photos
+    assert all(photos in (path, *path.parents) for path in found.photos)
+
+
+def test_finds_both_below_one_folder_and_inside_archives(tmp_path: Path, photos: Path) -> None:
+    ferplus = write_mini_ferplus(tmp_path / "unpacked", per_class=1)
+    root = tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(root / "faces.tar.gz", "w:gz") as archive:
+        archive.add(ferplus, "ferplus")
+    photos.rename(root / "photos")
+    found = locate([root])
+    assert found.ferplus == root / "faces.tar.gz"
+    assert found.photos
+
+
+def test_test_split_alone_is_ferplus(tmp_path: Path) -> None:
+    (tmp_path / "FER2013Test").mkdir()
+    assert locate([tmp_path]).need_ferplus() == tmp_path
+
+
+def test_what_is_missing_is_named(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        locate([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="holds neither"):
+        locate([tmp_path / "empty"])
+    with pytest.raises(DatasetError, match="no FERPlus data"):
+        locate([photos]).need_ferplus()
+    ferplus = write_mini_ferplus(tmp_path / "faces", per_class=1)
+    with pytest.raises(DatasetError, match="no general photos"):
+        locate([ferplus]).need_photos()
+    other = write_mini_ferplus(tmp_path / "other", per_class=1)
+    with pytest.raises(DatasetError, match="two sources"):
+        locate([ferplus, other])
+
+
+def test_damaged_archive_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(DatasetError, match="cannot be read as a tar archive"):
+        locate([tmp_path / "x.tar.gz"])

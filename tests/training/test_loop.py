@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from fer_app.errors import CheckpointError, DivergedError
+from training.checkpoint import load_checkpoint
+from training.data.ferplus import load_ferplus
+from training.loop import LoopSettings, Progress, epoch_order, fit, measure_speed
+from training.mimic_finetuning import MimicFinetuning
+from training.recipe import load_recipe
+from training.run_folder import RunFolder
+
+RECIPE = load_recipe("debug", ["model.drop_path_rate=0.3"])
+SETTINGS = LoopSettings(
+    epochs=3,
+    batch_size=32,
+    lr=1e-3,
+    warmup_epochs=1,
+    clip_grad=1.0,
+    ema_decay=0.9,
+    precision="fp32",
+    checkpoint_minutes=1e-9,  # the state is saved after every step
+)
+
+
+class KilledError(Exception):
+    pass
+
+
+class Interruptible(MimicFinetuning):
+    """Stops before its n-th step, as a killed process would."""
+
+    steps_left = -1
+
+    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        if self.steps_left == 0:
+            raise KilledError
+        self.steps_left -= 1
+        return super().losses(model, indices, rng)
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+def objective(mini_ferplus: Path) -> Interruptible:
+    faces, selection = load_ferplus(mini_ferplus, "train-main"), load_ferplus(mini_ferplus, "dev")
+    assert RECIPE.finetune is not None
+    return Interruptible(RECIPE, RECIPE.finetune, faces, selection, None)
+
+
+def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = False, **changes: Any) -> Progress:
+    settings = LoopSettings(**{**vars(SETTINGS), **changes})
+    return fit(target, settings, RunFolder(folder), fabric, lambda _: None, resume=resume)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
+
+
+def test_epoch_order_is_a_permutation_of_seed_and_epoch() -> None:
+    first = epoch_order(0, 0, 103, 10)
+    assert first.shape == (10, 10)
+    assert len(set(first.flatten().tolist())) == 100
+    assert torch.equal(first, epoch_order(0, 0, 103, 10))
+    assert not torch.equal(first, epoch_order(0, 1, 103, 10))
+    assert not torch.equal(first, epoch_order(1, 0, 103, 10))
+    assert epoch_order(0, 0, 5, 10).shape == (1, 5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_resumed_run_ends_bit_identical(mini_ferplus: Path, tmp_path: Path, fabric: Fabric, steps: int) -> None:
+    run(objective(mini_ferplus), tmp_path / "whole", fabric)
+    killed = objective(mini_ferplus)
+    killed.steps_left = steps
+    with pytest.raises(KilledError):
+        run(killed, tmp_path / "killed", fabric)
+    torch.rand(7)  # whatever state the global generator is in must not matter
+    progress = run(objective(mini_ferplus), tmp_path / "killed", fabric, resume=True)
+
+    assert progress.total_steps == 3 * 2  # 80 faces in batches of 32
+    for name in ("last.safetensors", "best.safetensors"):
+        ours, theirs = (tmp_path / which / name for which in ("killed", "whole"))
+
+        (a, info_a), (b, info_b) = load_checkpoint(ours), load_checkpoint(theirs)
+        assert all(torch.equal(a[key], b[key]) for key in b)
+        assert info_a.metrics == info_b.metrics
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_seed_changes_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
+    run(objective(mini_ferplus), tmp_path / "a", fabric, epochs=1)
+    run(objective(mini_ferplus), tmp_path / "b", fabric, epochs=1, seed=1)
+    assert rows(tmp_path / "a") != rows(tmp_path / "b")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
+    with pytest.raises(DivergedError, match=r"not finite around step .* ce nan"):
+        run(objective(mini_ferplus), tmp_path, fabric, lr=1e30, warmup_epochs=0, clip_grad=None)
+
+
+def test_measuring_the_speed_leaves_the_model_alone(mini_ferplus: Path, fabric: Fabric) -> None:
+    target = objective(mini_ferplus)
+    before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
+    assert measure_speed(target, SETTINGS, fabric) > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in target.model.state_dict().items())
+
+
+def test_damaged_state_is_an_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state({"progress": {"epoch": 1}})
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        folder.load_state()
+
+
+def test_unwritable_run_folder_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write to the run folder"):
+        RunFolder(tmp_path / "file" / "run")

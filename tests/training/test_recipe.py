@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from fer_app.errors import ConfigError
+from fer_app.labels import LABELS
+from training.recipe import Recipe, bundled_recipes, load_recipe
+
+MINIMAL = """
+stages = ["finetune"]
+[finetune]
+epochs = 1
+batch_size = 512
+base_lr = 1e-4
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_every_bundled_recipe_loads_and_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert recipe.contract().labels == LABELS
+    assert recipe.contract().recipe_sha256 == recipe.sha256
+
+
+def test_there_are_the_promised_recipes() -> None:
+    assert {"debug", "mimic_tiny_ferplus", "mimic_hybrid_ferplus"} <= set(bundled_recipes())
+
+
+def test_learning_rate_follows_the_batch(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert recipe.name == "mine"
+    assert recipe.finetune is not None
+    assert recipe.finetune.lr == 2e-4
+
+
+def test_overrides_replace_and_add(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    recipe = load_recipe(path, ["finetune.epochs=7", "finetune.loss=ce", "seed = 3", "finetune.augment.hflip=0.5"])
+    assert recipe.finetune is not None
+    assert (recipe.finetune.epochs, recipe.finetune.loss, recipe.seed) == (7, "ce", 3)
+    assert recipe.finetune.augment.hflip == 0.5
+
+
+def test_digest_depends_on_values_and_not_on_layout(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert load_recipe(path).sha256 == load_recipe(path, ["seed=0"]).sha256
+    assert load_recipe(path).sha256 != load_recipe(path, ["seed=1"]).sha256
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "epochz = 3\nmixup_alpha = 'two'\n[model]\ndepht = 3\nimg_size = 0\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert "unknown key finetune.epochz (did you mean epochs?)" in message
+    assert "finetune.mixup_alpha" in message
+    assert "unknown key model.depht (did you mean depth?)" in message
+    assert "model.img_size" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["finetune.loss=scl"], "mix_prob = 0"),
+        (["finetune.views=1"], "views = 2"),
+        (["finetune.votes=multi_target"], "multi_target"),
+        (['stages=["pretrain", "finetune"]'], "no [pretrain] table"),
+        (['stages=["finetune", "finetune"]'], "once"),
+        (["stages=[]"], "empty"),
+        (["model.img_size=50"], "multiple"),
+        (["model.in_chans=1"], "rgb needs in_chans 3"),
+        (["model.mean=[0.5]"], "mean has 1 values"),
+        (["finetune.epochs='ten'"], "finetune.epochs"),
+        (["finetune.augment.hflip=2"], "finetune.augment.hflip"),
+        (["nonsense"], "expected table.key=value"),
+        (["seed.x=1"], "seed"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, "seed = 0\n" + MINIMAL), overrides)
+    assert said in str(caught.value)
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'mimic_tiny_ferplus'"):
+        load_recipe("mimic_tiny_ferpls")
+
+
+def test_invalid_toml_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML"):
+        load_recipe(write(tmp_path, "stages = ["))
+
+
+def test_json_form_reads_back() -> None:
+    recipe = load_recipe("mimic_tiny_ferplus")
+    assert Recipe.model_validate_json(recipe.to_json()) == recipe

@@ -1,0 +1,151 @@
+"""`fer train` and `fer eval` from the command line, on drawn faces."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from fer_app.errors import CheckpointError, DatasetError, FerError, ModelNotFoundError
+from tests.training.miniature import write_mini_ferplus, write_mini_photos
+from training.cli import evaluate, train
+from training.data.ferplus import load_ferplus
+from training.evaluation import crops_of, file_sha256, load_classifier, open_classifier
+from training.evaluation import evaluate as score
+
+runner = CliRunner()
+app = Typer()
+app.command("train")(train)
+app.command("eval")(evaluate)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Run the debug recipe's two stages, long enough to learn; returns (data, run folder, stdout)."""
+    root = tmp_path_factory.mktemp("trained")
+    data = write_mini_ferplus(root / "data", per_class=24)
+    arguments = ["train", "debug", "--data", str(data), "--run-dir", str(root / "run")]
+    for value in ("finetune.epochs=30", "finetune.mix_prob=0.0", "finetune.ema_decay=0.8", "finetune.base_lr=0.06"):
+        arguments += ["--set", value]
+    result = runner.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert "images/s, about" in result.stderr  # the planned hours, before it starts
+    return data, root / "run", result.stdout
+
+
+def test_training_learns_and_names_its_checkpoint(trained: tuple[Path, Path, str]) -> None:
+    data, run, stdout = trained
+    assert stdout.strip() == str(run / "finetune" / "best.safetensors")
+    report = score(open_classifier(run / "finetune" / "best.safetensors"), load_ferplus(data, "valid"))
+    assert report.accuracy > 0.4  # chance is 0.125
+    summary = json.loads((run / "finetune" / "done.json").read_text())
+    assert summary["epochs"] == 30
+    assert not (run / "finetune" / "state.pt").exists()
+
+
+def test_checkpoint_describes_itself(trained: tuple[Path, Path, str]) -> None:
+    _, run, _ = trained
+    _, info = load_classifier(run / "finetune" / "best.safetensors")
+    assert info.contract is not None
+    assert info.contract.img_size == 48
+    assert info.contract.color_mode == "gray"
+    assert info.recipe["name"] == "debug"
+    assert info.counters["epochs"] <= 30
+    assert 0 <= info.metrics["dev_accuracy"] <= 1
+
+
+def test_pretraining_leaves_an_encoder_that_is_no_classifier(trained: tuple[Path, Path, str]) -> None:
+    _, run, _ = trained
+    with pytest.raises(CheckpointError, match="fine-tune it first"):
+        open_classifier(run / "pretrain" / "last.safetensors")
+
+
+def test_finetuning_starts_from_the_pretrained_encoder(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, run, _ = trained
+    encoder = run / "pretrain" / "last.safetensors"
+    arguments = ["train", "debug", "--data", str(data), "--run-dir", str(tmp_path / "run")]
+    for value in ('stages=["finetune"]', f"init='{encoder}'", "finetune.epochs=1", "finetune.base_lr=1e-12"):
+        arguments += ["--set", value]
+    result = runner.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    from training.checkpoint import load_checkpoint
+
+    ours, _ = load_checkpoint(tmp_path / "run" / "finetune" / "last.safetensors")
+    theirs, _ = load_checkpoint(encoder)
+    name = "blocks.0.attn.qkv.weight"
+    assert np.allclose(ours[f"encoder.{name}"], theirs[name], atol=1e-6)
+
+
+def test_eval_prints_the_public_line_and_json(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, run, _ = trained
+    model = run / "finetune" / "best.safetensors"
+    png = tmp_path / "confusion.png"
+    table = runner.invoke(app, ["eval", str(model), "--data", str(data), "--confusion", str(png)])
+    assert table.exit_code == 0, table.stderr
+    assert png.read_bytes().startswith(b"\x89PNG")
+    result = runner.invoke(app, ["eval", str(model), "--data", str(data), "--json"])
+    figures = json.loads(result.stdout)
+    assert {"accuracy", "mean_class_accuracy", "macro_f1", "ece", "n", "per_class", "confusion"} <= figures.keys()
+    assert figures["model_sha256"] == file_sha256(model)
+    assert figures["n"] == len(load_ferplus(data, "valid"))
+    assert table.stdout.splitlines()[0] == f"accuracy {100 * figures['accuracy']:.2f} (n = {figures['n']})"
+
+
+def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tuple[Path, Path, str]) -> None:
+    data, run, _ = trained
+    arguments = ["train", "debug", "--data", str(data), "--run-dir", str(run)]
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        runner.invoke(app, [*arguments, "--resume"], catch_exceptions=False)
+
+
+def test_three_channels_and_photos(tmp_path: Path) -> None:
+    """A colour network, larger than the pictures, pre-trained on photos and faces together."""
+    data = write_mini_ferplus(tmp_path / "data", per_class=6)
+    write_mini_photos(tmp_path / "photos", 8)
+    arguments = ["train", "debug", "--data", str(data), "--data", str(tmp_path / "photos")]
+    arguments += ["--run-dir", str(tmp_path / "run")]
+    model = ["model.color_mode=rgb", "model.in_chans=3", "model.img_size=64", "model.mean=[0.5, 0.5, 0.5]"]
+    for value in (*model, "model.std=[0.2, 0.2, 0.2]", 'pretrain.images=["photos", "faces"]', "finetune.epochs=1"):
+        arguments += ["--set", value]
+    result = runner.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    classifier = open_classifier(tmp_path / "run" / "finetune" / "best.safetensors")
+    gray = crops_of(load_ferplus(data, "valid"))
+    assert classifier.logits(gray).shape == (len(gray), 8)
+    assert np.array_equal(classifier.logits(gray), classifier.logits(np.repeat(gray[..., None], 3, axis=3)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["eval", "missing.onnx"], ModelNotFoundError),
+        (["eval", "pyproject.toml"], ModelNotFoundError),
+        (["train", "no-such-recipe"], FerError),
+        (["train", "mimic_tiny_ferplus", "--run-dir", "unused-run"], DatasetError),
+    ],
+)
+def test_errors_are_ours(
+    arguments: list[str], error: type[FerError], mini_ferplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error):
+        runner.invoke(app, [*arguments, "--data", str(mini_ferplus)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["train", "debug"], ["eval", "x.onnx", "--data", ".", "--split", "no"], ["train", "debug", "--sett"]],
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    assert runner.invoke(app, arguments).exit_code == 2
+
+
+def test_list_shows_the_recipes() -> None:
+    result = runner.invoke(app, ["train", "--list"])
+    assert result.exit_code == 0
+    assert "mimic_hybrid_ferplus" in result.stdout
