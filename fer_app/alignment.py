@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from fer_app.errors import InputError
 
+# A face that is wider than this is sampled more sparsely than once per pixel, which bounds memory (50 MB).
+MAX_SAMPLED_SIDE_PX = 4096
+
 UInt8 = npt.NDArray[np.uint8]
 Float64 = npt.NDArray[np.float64]
 
@@ -64,8 +67,8 @@ def similarity_transforms(landmarks: npt.NDArray[np.floating], template: Float64
 def align_faces(image: UInt8, landmarks: npt.NDArray[np.floating], *, img_size: int, crop: str) -> UInt8:
     """Cut every face out of a picture, turned upright and scaled to the template.
 
-    Sampling is bilinear. A face larger than its crop is sampled at an integer multiple of the crop's resolution, at
-    least once per source pixel, and averaged, so that nothing aliases. Beyond the picture's edge its outermost pixels
+    Sampling is bilinear. A face larger than its crop is sampled at an integer multiple of the crop's resolution, once
+    or more per source pixel (up to `MAX_SAMPLED_SIDE_PX` across), and averaged, so that nothing aliases. Beyond the picture's edge its outermost pixels
     are repeated.
 
     Args:
@@ -102,7 +105,7 @@ def _cut(image: UInt8, transform: Float64, img_size: int) -> UInt8:
     part = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
 
     # The hundredth keeps an exact factor of 3 from becoming 4 by rounding.
-    samples = max(1, int(np.ceil(np.sqrt(np.linalg.det(back)) - 0.01)))
+    samples = int(np.clip(np.ceil(np.sqrt(np.linalg.det(back)) - 0.01), 1, max(1, MAX_SAMPLED_SIDE_PX // img_size)))
     side = img_size * samples
     # From the index of a sample to the index of a source pixel; the halves are the centres of pixels.
     matrix = np.empty((2, 3))

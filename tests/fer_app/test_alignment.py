@@ -143,6 +143,12 @@ def test_a_face_outside_the_picture_is_filled_from_its_edge(offset):
     assert (crop == 77).all()
 
 
+def test_landmarks_absurdly_far_apart_need_no_more_memory():
+    picture = np.full((60, 60, 3), 77, np.uint8)
+    crop = align_faces(picture, (TEMPLATE * 1e6)[None], img_size=48, crop="fer48-v1")[0]
+    assert (crop == 77).all()
+
+
 def test_each_face_of_many_is_its_own():
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     rng = np.random.default_rng(2)
