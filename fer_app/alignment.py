@@ -68,8 +68,8 @@ def align_faces(image: UInt8, landmarks: npt.NDArray[np.floating], *, img_size: 
     """Cut every face out of a picture, turned upright and scaled to the template.
 
     Sampling is bilinear. A face larger than its crop is sampled at an integer multiple of the crop's resolution, once
-    or more per source pixel (up to `MAX_SAMPLED_SIDE_PX` across), and averaged, so that nothing aliases. Beyond the picture's edge its outermost pixels
-    are repeated.
+    or more per source pixel (up to `MAX_SAMPLED_SIDE_PX` across), and averaged, so that nothing aliases. Beyond the
+    picture's edge its outermost pixels are repeated.
 
     Args:
         image: uint8, (H, W, 3), RGB.
