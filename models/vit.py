@@ -16,7 +16,6 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fer_app.errors import ConfigError, InputError
-from models.attention import Attention
 from models.conv_stem import ConvStem
 from models.pos_embed import sincos_2d
 
@@ -147,8 +146,14 @@ def init_transformer_weights(module: nn.Module) -> None:
 
 def transformer_block(dim: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> nn.Module:
     """Return one pre-norm block with MAE's settings: query, key and value biases, LayerNorm eps 1e-6, GELU."""
-    block: nn.Module = Block(dim, num_heads, mlp_ratio=mlp_ratio, drop_path=drop_path, norm_layer=make_norm)
-    block.attn = Attention(dim, num_heads)
+    block: nn.Module = Block(
+        dim,
+        num_heads,
+        mlp_ratio=mlp_ratio,
+        qkv_bias=True,
+        drop_path=drop_path,
+        norm_layer=make_norm,
+    )
     return block
 
 

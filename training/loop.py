@@ -143,7 +143,9 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
         if i == 1:  # the first step allocates
             started = time.perf_counter()
         batch = batches[i % len(batches)]
-        fabric.backward(objective.losses(model, batch, np.random.default_rng(0))["loss"])
+        with fabric.autocast():
+            losses = objective.losses(model, batch, np.random.default_rng(0))
+        fabric.backward(losses["loss"])
         done += len(batch) if i else 0
     return done / (time.perf_counter() - started)
 
@@ -238,7 +240,9 @@ def _steps(
             group["lr"] = lr * group["lr_scale"]
         rng = np.random.default_rng([settings.seed, epoch, step])
         torch.manual_seed(int(rng.integers(2**63)))  # stochastic depth, masking
-        losses = objective.losses(model, batches[step], rng)
+        # Fabric's own autocast covers `forward` alone, and not the methods that are marked beside it.
+        with fabric.autocast():
+            losses = objective.losses(model, batches[step], rng)
         fabric.backward(losses["loss"])
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad)

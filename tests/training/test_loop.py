@@ -127,3 +127,18 @@ def test_unwritable_run_folder_is_said_first(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write to the run folder"):
         RunFolder(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_precision_reaches_the_network(mini_ferplus: Path, tmp_path: Path, precision: Any, dtype: torch.dtype) -> None:
+    """Also through `forward_train`, which Fabric's own autocast passes by."""
+    target = objective(mini_ferplus)
+    seen = []
+    target.model.get_submodule("encoder.blocks.0.attn.qkv").register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    target.steps_left = 5  # four to measure the speed, one to train
+    measure_speed(target, SETTINGS, fabric)
+    with pytest.raises(KilledError):
+        run(target, tmp_path, fabric)
+    assert len(seen) == 5
+    assert set(seen) == {dtype}
