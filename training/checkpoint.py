@@ -7,7 +7,7 @@ resuming needs, lives beside it in the run folder (`training.run_folder`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
@@ -125,6 +125,52 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
         CheckpointError: no file, no safetensors, truncated, or a header that is not ours.
     """
     return _open(path, with_weights=True)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: Container[str] = ()) -> None:
+    """Put weights into a model.
+
+    Args:
+        model: takes them.
+        weights: a state dict.
+        may_lack: names that keep the model's own values when `weights` does not have them.
+
+    Raises:
+        CheckpointError: names or shapes differ; one line that names the first few.
+    """
+    own = model.state_dict()
+    shared = sorted(own.keys() & weights.keys())
+    shapes = [(name, tuple(weights[name].shape), tuple(own[name].shape)) for name in shared]
+    problems = {
+        "of another shape": [f"{name} is {theirs}, not {ours}" for name, theirs, ours in shapes if theirs != ours],
+        "missing": [name for name in sorted(own.keys() - weights.keys()) if name not in may_lack],
+        "unknown": sorted(weights.keys() - own.keys()),
+    }
+    if any(problems.values()):
+        told = [f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names]
+        raise CheckpointError(f"its weights do not fit: {', '.join(told)}")
+    model.load_state_dict(weights, strict=False)
+
+
+def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, may_lack_norm: bool) -> None:
+    """Put the weights that a stage starts from into its encoder.
+
+    Args:
+        encoder: takes them.
+        weights: an encoder's state dict.
+        may_lack_norm: whether the final norm may stay as it is: classifiers that pool by averaging have none.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        load_weights(encoder, weights, may_lack=("norm.weight", "norm.bias") if may_lack_norm else ())
+    except CheckpointError as error:
+        raise CheckpointError(f"the encoder to start from is not the recipe's [model]: {error}") from error
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _open(path: Path, *, with_weights: bool) -> tuple[dict[str, Tensor], CheckpointInfo]:

@@ -16,7 +16,7 @@ from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError
 from fer_app.preprocess import softmax, to_input
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer, VitConfig
-from training.checkpoint import CheckpointInfo, load_checkpoint
+from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
 from training.metrics import ClassificationReport, classification_report
 
@@ -77,8 +77,8 @@ def load_classifier(path: Path) -> tuple[MimicClassifier, CheckpointInfo]:
     weights, info = load_checkpoint(path)
     model = build_classifier(info)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        load_weights(model, weights)
+    except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), info
 

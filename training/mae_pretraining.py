@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
-from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
 from training.run_folder import RunFolder
@@ -23,16 +23,24 @@ class MaePretraining:
     views = 1
     forward_methods: tuple[str, ...] = ()
 
-    def __init__(self, recipe: Recipe, table: PretrainTable, images: Tensor) -> None:
+    def __init__(
+        self, recipe: Recipe, table: PretrainTable, images: Tensor, encoder_weights: dict[str, Tensor] | None
+    ) -> None:
         """Build the network.
 
         Args:
             recipe: supplies the encoder and the seed.
             table: the stage's settings.
             images: uint8, (N, C, H, W).
+            encoder_weights: an encoder's to go on from, or None for random ones.
+
+        Raises:
+            CheckpointError: the encoder's weights do not fit.
         """
         torch.manual_seed(recipe.seed)
         encoder = VisionTransformer(recipe.model.vit_config())
+        if encoder_weights is not None:
+            load_encoder(encoder, encoder_weights, may_lack_norm=True)
         self.model: nn.Module = MaskedAutoencoder(
             encoder,
             decoder_embed_dim=table.decoder_embed_dim,

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fer_app.errors import CheckpointError, DatasetError
+from fer_app.errors import DatasetError
 from fer_app.preprocess import softmax
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
-from training.checkpoint import CheckpointInfo, read_info, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_encoder, read_info, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
 from training.evaluation import TorchClassifier, crops_of, hard_targets
@@ -64,10 +64,7 @@ class MimicFinetuning:
         }
         encoder = VisionTransformer(recipe.model.vit_config(drop_path_rate=recipe.model.drop_path_rate))
         if encoder_weights is not None:
-            try:
-                encoder.load_state_dict(encoder_weights)
-            except RuntimeError as error:
-                raise CheckpointError(f"the pre-trained encoder does not fit the recipe's [model]: {error}") from error
+            load_encoder(encoder, encoder_weights, may_lack_norm=table.global_pool == "avg")
         self._encoder_config = encoder.config
         self.model: nn.Module = MimicClassifier(encoder, **self._head)
         if recipe.model.stem == "conv":

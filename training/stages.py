@@ -95,7 +95,7 @@ def _prepare(
     assert table is not None  # the recipe's own validation
     objective: Objective
     if isinstance(table, PretrainTable):
-        objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data))
+        objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data), start)
     else:
         root = data.need_ferplus()
         faces = _limited(load_ferplus(root, table.split, table.votes), table.limit)

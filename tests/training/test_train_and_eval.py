@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, DatasetError, FerError, ModelNotFoundError
 from tests.training.miniature import write_mini_ferplus, write_mini_photos
+from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
 from training.data.ferplus import load_ferplus
 from training.evaluation import crops_of, file_sha256, load_classifier, open_classifier
@@ -62,16 +63,61 @@ def test_pretraining_leaves_an_encoder_that_is_no_classifier(trained: tuple[Path
         open_classifier(run / "pretrain" / "last.safetensors")
 
 
-def test_finetuning_starts_from_the_pretrained_encoder(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_finetuning_goes_on_from_a_classifier(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """As `init = "bundled"` does: a classifier that pools by averaging has no final norm in its encoder."""
     data, run, _ = trained
-    encoder = run / "pretrain" / "last.safetensors"
-    arguments = ["train", "debug", "--data", str(data), "--run-dir", str(tmp_path / "run")]
-    for value in ('stages=["finetune"]', f"init='{encoder}'", "finetune.epochs=1", "finetune.base_lr=1e-12"):
+    start = run / "finetune" / "best.safetensors"
+    train_from(start, data, tmp_path / "run", "finetune")
+    ours, _ = load_checkpoint(tmp_path / "run" / "finetune" / "last.safetensors")
+    theirs, _ = load_checkpoint(start)
+    name = "encoder.blocks.0.attn.qkv.weight"
+    assert np.allclose(ours[name], theirs[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["pretrain/last.safetensors", "finetune/best.safetensors"])
+def test_pretraining_goes_on_from_init(trained: tuple[Path, Path, str], tmp_path: Path, start: str) -> None:
+    data, run, _ = trained
+    train_from(run / start, data, tmp_path / "run", "pretrain")
+    ours, _ = load_checkpoint(tmp_path / "run" / "pretrain" / "last.safetensors")
+    theirs, _ = load_checkpoint(run / start)
+    prefix = "encoder." if start.startswith("finetune") else ""
+    name = "blocks.0.attn.qkv.weight"
+    assert np.allclose(ours[name], theirs[prefix + name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.embed_dim=128", "is not the recipe's [model]: its weights do not fit: 30 of another shape (blocks.0"),
+        ("model.depth=1", "12 unknown (blocks.1.attn.proj.bias, blocks.1.attn.proj.weight, "),
+        ("model.depth=3", "12 missing (blocks.2.attn.proj.bias, "),
+        ("model.img_size=64", "1 of another shape (pos_embed is (1, 37, 64), not (1, 65, 64))"),
+    ],
+)
+def test_an_encoder_of_another_shape_is_told_in_one_line(
+    trained: tuple[Path, Path, str], tmp_path: Path, change: str, said: str
+) -> None:
+    data, run, _ = trained
+    with pytest.raises(CheckpointError) as caught:
+        train_from(run / "pretrain" / "last.safetensors", data, tmp_path / "run", "finetune", change)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def train_from(start: Path, data: Path, run: Path, stage: str, *changes: str) -> None:
+    """Run one stage of the debug recipe from a checkpoint, too slowly to move far from it."""
+    arguments = ["train", "debug", "--data", str(data), "--run-dir", str(run)]
+    values = (f'stages=["{stage}"]', f"init='{start}'", f"{stage}.epochs=1", f"{stage}.base_lr=1e-12")
+    for value in (*values, "finetune.warmup_epochs=0", *changes):
         arguments += ["--set", value]
     result = runner.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
-    from training.checkpoint import load_checkpoint
 
+
+def test_finetuning_starts_from_the_pretrained_encoder(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, run, _ = trained
+    encoder = run / "pretrain" / "last.safetensors"
+    train_from(encoder, data, tmp_path / "run", "finetune")
     ours, _ = load_checkpoint(tmp_path / "run" / "finetune" / "last.safetensors")
     theirs, _ = load_checkpoint(encoder)
     name = "blocks.0.attn.qkv.weight"
