@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.boxes import moved, squared, suppress
-from fer_app.detection.area_resize import Int32, area_crops, area_resize
+from fer_app.detection.area_resize import Frame
 
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
@@ -30,8 +30,8 @@ RNET_SIDE_PX = 24
 ONET_SIDE_PX = 48
 # One run of R-Net or O-Net; larger batches fall out of the cache and are slower on a CPU.
 CROPS_PER_RUN = 64
-# One run of P-Net, in pixels of the shrunken pictures: bounds memory when many frames come at once.
-PNET_PIXELS_PER_RUN = 2**21
+# One run of P-Net, in pixels of the shrunken pictures: bounds memory, which is some hundred bytes a pixel.
+PNET_PIXELS_PER_RUN = 2**18
 
 
 class Candidates(NamedTuple):
@@ -79,29 +79,27 @@ def normalised(pixels: Float32) -> Float32:
     return pixels
 
 
-def propose(pnet: Network, integrals: Sequence[Int32], min_face_px: float, threshold: float) -> Candidates:
+def propose(pnet: Network, frames: Sequence[Frame], min_face_px: float, threshold: float) -> Candidates:
     """First stage: P-Net over the pyramids of all frames.
 
     Args:
         pnet: the network.
-        integrals: one `integral_image` a frame; frames of one size are run together.
+        frames: the pictures; those of one size are run together.
         min_face_px: side of the smallest face looked for.
         threshold: least probability.
 
     Returns:
         Square boxes around the proposals.
     """
-    shapes = [integral.shape for integral in integrals]
+    shapes = [(frame.height, frame.width) for frame in frames]
     found = []
-    for shape in dict.fromkeys(shapes):
-        frames = np.array([i for i, other in enumerate(shapes) if other == shape], np.intp)
-        for scale in pyramid_scales(shape[0] - 1, shape[1] - 1, min_face_px):
-            size = (int((shape[0] - 1) * scale + 1), int((shape[1] - 1) * scale + 1))
-            per_run = max(1, PNET_PIXELS_PER_RUN // (size[0] * size[1]))
-            for start in range(0, len(frames), per_run):
-                chunk = frames[start : start + per_run]
-                images = normalised(np.stack([area_resize(integrals[i], size) for i in chunk]))
-                found.append(_proposals_at_scale(pnet(images), scale, chunk, threshold))
+    for height, width in dict.fromkeys(shapes):
+        numbers = np.array([i for i, shape in enumerate(shapes) if shape == (height, width)], np.intp)
+        scales = pyramid_scales(height, width, min_face_px)
+        sizes = [(int(height * scale + 1), int(width * scale + 1)) for scale in scales]
+        levels = zip(*(frames[i].pyramid(sizes) for i in numbers), strict=True)
+        for scale, images in zip(scales, levels, strict=True):
+            found.append(_proposals_at_scale(_run_pnet(pnet, images), scale, numbers, threshold))
     if not found:
         return Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
     candidates = Candidates(*(np.concatenate(column) for column in zip(*(part[0] for part in found), strict=True)))
@@ -109,6 +107,27 @@ def propose(pnet: Network, integrals: Sequence[Int32], min_face_px: float, thres
     kept = candidates.suppressed(0.7)
     candidates = candidates.take(kept)
     return candidates._replace(boxes=squared(moved(candidates.boxes, offsets[kept])))
+
+
+def _run_pnet(pnet: Network, images: Sequence[Float32]) -> list[Float32]:
+    """Run P-Net on pictures of one size, float32 (3, h, w), some at a time, or a large one in strips of rows.
+
+    Output row r sees the input rows 2 r to 2 r + 11 and no others, so strips that overlap by 10 rows change nothing.
+    """
+    height, width = images[0].shape[1:]
+    frames_per_run = max(1, PNET_PIXELS_PER_RUN // (height * width))
+    overlap = PNET_WINDOW_PX - PNET_STRIDE_PX
+    new_rows = max(1, (PNET_PIXELS_PER_RUN // width - overlap) // PNET_STRIDE_PX) * PNET_STRIDE_PX
+    runs = []
+    for first in range(0, len(images), frames_per_run):
+        chunk = images[first : first + frames_per_run]
+        strips = []
+        # The last strip has at least one row beyond the overlap, enough for a row of output: pooling rounds up.
+        for start in range(0, max(1, height - overlap), new_rows):
+            stop = min(height, start + new_rows + overlap)
+            strips.append(pnet(normalised(np.stack([image[:, start:stop] for image in chunk]))))
+        runs.append([np.concatenate(parts, axis=-2) for parts in zip(*strips, strict=True)])
+    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
 def _proposals_at_scale(
@@ -125,23 +144,23 @@ def _proposals_at_scale(
     return candidates.take(kept), offsets[image, :, row, column][kept]
 
 
-def refine(rnet: Network, integrals: Sequence[Int32], candidates: Candidates, threshold: float) -> Candidates:
+def refine(rnet: Network, frames: Sequence[Frame], candidates: Candidates, threshold: float) -> Candidates:
     """Second stage: R-Net on every candidate; returns square boxes around those that pass."""
-    candidates, outputs = _run_on_crops(rnet, integrals, candidates, RNET_SIDE_PX, threshold)
+    candidates, outputs = _run_on_crops(rnet, frames, candidates, RNET_SIDE_PX, threshold)
     kept = candidates.suppressed(0.7)
     candidates = candidates.take(kept)
     return candidates._replace(boxes=squared(moved(candidates.boxes, outputs[0][kept], extra_px=1)))
 
 
 def finish(
-    onet: Network, integrals: Sequence[Int32], candidates: Candidates, threshold: float
+    onet: Network, frames: Sequence[Frame], candidates: Candidates, threshold: float
 ) -> tuple[Candidates, Float32]:
     """Third stage: O-Net on every candidate.
 
     Returns:
         The faces, and their landmarks: float32, (N, 5, 2), x y in px of the frame, in MTCNN's order.
     """
-    candidates, outputs = _run_on_crops(onet, integrals, candidates, ONET_SIDE_PX, threshold)
+    candidates, outputs = _run_on_crops(onet, frames, candidates, ONET_SIDE_PX, threshold)
     offsets, points = outputs
     low = candidates.boxes[:, None, :2]
     size = candidates.boxes[:, None, 2:] - low + np.float32(1)
@@ -169,27 +188,26 @@ def crop_rectangles(boxes: Float32, height: int, width: int) -> Index:
 
 
 def _run_on_crops(
-    network: Network, integrals: Sequence[Int32], candidates: Candidates, side: int, threshold: float
+    network: Network, frames: Sequence[Frame], candidates: Candidates, side: int, threshold: float
 ) -> tuple[Candidates, list[Float32]]:
     """Run a network on the crops of all candidates; returns those above the threshold and their other outputs."""
     rectangles = np.zeros((len(candidates.frames), 4), np.intp)
-    for frame in np.unique(candidates.frames):
-        rows = candidates.frames == frame
-        height, width = integrals[frame].shape[0] - 1, integrals[frame].shape[1] - 1
-        rectangles[rows] = crop_rectangles(candidates.boxes[rows], height, width)
+    for number in np.unique(candidates.frames):
+        rows = candidates.frames == number
+        rectangles[rows] = crop_rectangles(candidates.boxes[rows], frames[number].height, frames[number].width)
     visible = np.all(rectangles[:, 2:] > rectangles[:, :2], axis=1)
     candidates, rectangles = candidates.take(visible), rectangles[visible]
     passed, columns = [], []
     # At least one run, so that no candidates give outputs of the right shape.
     for start in range(0, max(1, len(rectangles)), CROPS_PER_RUN):
         chunk = slice(start, start + CROPS_PER_RUN)
-        frames = candidates.frames[chunk]
-        crops = np.empty((len(frames), 3, side, side), np.float32)
-        for frame in np.unique(frames):
-            crops[frames == frame] = area_crops(integrals[frame], rectangles[chunk][frames == frame], side)
+        numbers = candidates.frames[chunk]
+        crops = np.empty((len(numbers), 3, side, side), np.float32)
+        for number in np.unique(numbers):
+            crops[numbers == number] = frames[number].crops(rectangles[chunk][numbers == number], side)
         probs, *others = network(normalised(crops))
         (rows,) = np.nonzero(probs > np.float32(threshold))
-        passed.append(Candidates(candidates.boxes[chunk], probs, frames).take(rows))
+        passed.append(Candidates(candidates.boxes[chunk], probs, numbers).take(rows))
         columns.append([other[rows] for other in others])
     merged = Candidates(*(np.concatenate(column) for column in zip(*passed, strict=True)))
     return merged, [np.concatenate(column) for column in zip(*columns, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.detection import cascade
-from fer_app.detection.area_resize import integral_image
+from fer_app.detection.area_resize import Frame
 from fer_app.errors import InputError
 from fer_app.model_store import resolve_detector
 from fer_app.results import Detections
@@ -82,10 +82,10 @@ class MtcnnDetector:
                 raise InputError(f"picture {i} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
         if not images:
             return []
-        integrals = [integral_image(image) for image in images]
-        candidates = cascade.propose(self._pnet, integrals, self.min_face_px, self.thresholds[0])
-        candidates = cascade.refine(self._rnet, integrals, candidates, self.thresholds[1])
-        faces, landmarks = cascade.finish(self._onet, integrals, candidates, self.thresholds[2])
+        frames = [Frame(image) for image in images]
+        candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0])
+        candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1])
+        faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2])
         size = faces.boxes[:, 2:] - faces.boxes[:, :2]
         # A box that regression has turned inside out is no place in the picture.
         real = (size > 0).all(axis=1)

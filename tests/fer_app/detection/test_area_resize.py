@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fer_app.detection.area_resize import area_crops, area_resize, integral_image
+from fer_app.detection import area_resize as module
+from fer_app.detection.area_resize import Frame, area_crops, area_resize, banded_pyramid, integral_image
 
 
 def slow_area(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -56,3 +57,31 @@ def test_sums_beyond_32_bits_still_give_the_mean():
     assert white.size // 3 * 255 > 2**31
     assert (area_resize(integral, (13, 17)) == 255).all()
     assert (area_crops(integral, np.array([[1, 2, 2999, 3000]]), 24) == 255).all()
+
+
+@pytest.mark.parametrize("band_rows", [1, 2, 5, 36, 37, 100])
+def test_bands_give_the_same_pixels_as_the_whole(monkeypatch, picture, band_rows):
+    monkeypatch.setattr(module, "BAND_PIXELS", band_rows * picture.shape[1])
+    sizes = [(37, 53), (36, 52), (12, 17), (5, 53), (1, 1), (40, 60)]
+    resized = list(banded_pyramid(picture, sizes))
+    for image, size in zip(resized, sizes, strict=True):
+        np.testing.assert_array_equal(image, area_resize(integral_image(picture), size))
+
+
+def test_bands_of_sums_beyond_32_bits():
+    white = np.full((3000, 3000, 3), 255, np.uint8)
+    for image in banded_pyramid(white, [(13, 17), (900, 900)]):
+        assert (image == 255).all()
+
+
+def test_a_large_frame_gives_what_a_small_one_does(monkeypatch, picture):
+    sizes, rectangles = [(12, 17), (3, 4)], np.array([[0, 0, 53, 37], [3, 5, 4, 6], [7, 9, 31, 33]])
+    small = Frame(picture)
+    monkeypatch.setattr(module, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(module, "BAND_PIXELS", 200)
+    large = Frame(picture)
+    assert (large.height, large.width) == (37, 53)
+    for ours, expected in zip(large.pyramid(sizes), small.pyramid(sizes), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(large.crops(rectangles, 24), small.crops(rectangles, 24))
+    assert large.crops(rectangles[:0], 24).shape == (0, 3, 24, 24)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_app.detection import cascade
-from fer_app.detection.area_resize import integral_image
+from fer_app.detection.area_resize import Frame
 
 
 def test_pyramid_covers_faces_from_the_smallest_to_the_shorter_side():
@@ -32,7 +32,7 @@ def test_suppression_is_within_a_frame():
 
 
 def test_an_invisible_candidate_is_dropped_and_the_rest_keep_their_results():
-    frames = [integral_image(np.full((50, 60, 3), value, np.uint8)) for value in (10, 200)]
+    frames = [Frame(np.full((50, 60, 3), value, np.uint8)) for value in (10, 200)]
     n = 2 * cascade.CROPS_PER_RUN + 5
     boxes = np.tile(np.array([[5, 5, 20, 20]], np.float32), (n, 1))
     boxes += np.arange(n, dtype=np.float32)[:, None] * 0.01

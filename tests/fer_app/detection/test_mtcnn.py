@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
 from fer_app.boxes import pairwise_iou
-from fer_app.detection import MtcnnDetector
+from fer_app.detection import MtcnnDetector, area_resize, cascade
 from fer_app.errors import InputError, ProviderUnavailableError
 from fer_app.results import LANDMARKS
 
@@ -60,6 +64,48 @@ def test_a_batch_of_different_sizes_equals_one_by_one(detector, astronaut):
     assert [len(found) for found in batch] == [1, 1, 0, 4, 1]
     for found, picture in zip(batch, pictures, strict=True):
         same(found, detector.detect([picture])[0])
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_in_parts_as_in_one_piece(monkeypatch, detector, astronaut, rows):
+    """What bounds the memory of large pictures changes nothing."""
+    pictures = [crowd(astronaut), crowd(astronaut)[:, ::-1], astronaut[1:, :501]]
+    expected = detector.detect(pictures)
+    monkeypatch.setattr(area_resize, "WHOLE_PIXELS", 10_000)
+    monkeypatch.setattr(area_resize, "BAND_PIXELS", 10_000)
+    monkeypatch.setattr(cascade, "PNET_PIXELS_PER_RUN", rows * 384)
+    shapes = []
+    pnet = detector._pnet
+    monkeypatch.setattr(detector, "_pnet", lambda images: shapes.append(images.shape) or pnet(images))
+    for ours, theirs in zip(detector.detect(pictures), expected, strict=True):
+        same(ours, theirs)
+    # Two rows of output at the least, seen through a window of 12; several frames at once where they are small.
+    assert max(height for _, _, height, width in shapes if width == 385) <= max(12, rows)
+    assert max(shape[0] for shape in shapes) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the peak of memory is asked for as POSIX has it")
+def test_a_large_picture_takes_little_memory_beside_itself(repository):
+    code = """
+import resource, sys
+import cv2, numpy as np
+from fer_app.detection import MtcnnDetector
+detector = MtcnnDetector(threads=1)
+picture = np.asarray(cv2.resize(cv2.imread(sys.argv[1]), (5000, 4000)))
+detector.detect([picture[:600, :800]])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(detector.detect([picture])[0]) == 1
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+unit = 1 if sys.platform == "darwin" else 1024
+print((after - before) * unit / picture.nbytes)
+"""
+    picture = str(repository / "examples" / "astronaut.jpg")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, picture], capture_output=True, text=True, check=True, env=environment
+    )
+    # An integral image alone would be 4 times the picture.
+    assert float(done.stdout) < 4
 
 
 def test_largest_first_and_max_faces_keeps_the_largest(detector, astronaut):
