@@ -183,8 +183,8 @@ def fit(
             ema.load_state_dict(state["ema"])
         progress = Progress(**state["progress"])
         means.restore(state["means"])
-        folder.forget_after(progress.total_steps)
         report(f"resumed at epoch {progress.epoch}, step {progress.step}")
+    folder.forget_after(progress.total_steps, progress.epoch)
     averaged: nn.Module = ema.module if ema is not None else objective.model
 
     saved = started = time.monotonic()

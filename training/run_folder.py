@@ -48,17 +48,38 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one object to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append one object to `metrics.jsonl`.
 
-    def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that are about to be run again."""
+        Raises:
+            CheckpointError: it could not be written.
+        """
         path = self.path / "metrics.jsonl"
-        if path.is_file():
-            rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error}") from error
+
+    def forget_after(self, step: int, epoch: int) -> None:
+        """Drop metrics of what is about to be run again: later steps, and figures of an epoch that is not finished.
+
+        Args:
+            step: steps done from the start.
+            epoch: epochs finished.
+
+        Raises:
+            CheckpointError: the file is damaged, or could not be written.
+        """
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]  # else it was being written
+            kept = [line for line, row in rows if row["step"] <= step and row["epoch"] <= epoch]
             self._replace(path.name, "".join(kept).encode())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot be taken up again: {error}") from error
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the state that resuming needs: tensors and plain values only.
@@ -88,16 +109,30 @@ class RunFolder:
         return state
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the stage as done and drop what only resuming needs."""
-        self._replace("done.json", json.dumps(summary, indent=2).encode())
-        (self.path / "state.pt").unlink(missing_ok=True)
+        """Mark the stage as done and drop what only resuming needs.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        try:
+            self._replace("done.json", json.dumps(summary, indent=2).encode())
+            (self.path / "state.pt").unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path / 'done.json'}: {error}") from error
 
     def summary(self) -> dict[str, Any] | None:
-        """Return what `finish` wrote, or None while the stage is not done."""
+        """Return what `finish` wrote, or None while the stage is not done.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
         path = self.path / "done.json"
         if not path.is_file():
             return None
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
         return summary
 
     def _replace(self, name: str, content: bytes) -> None:

@@ -50,10 +50,10 @@ def fabric() -> Fabric:
     return Fabric(accelerator="cpu", devices=1, precision="32-true")
 
 
-def objective(mini_ferplus: Path) -> Interruptible:
+def objective(mini_ferplus: Path, kind: type[Interruptible] = Interruptible) -> Any:
     faces, selection = load_ferplus(mini_ferplus, "train-main"), load_ferplus(mini_ferplus, "dev")
     assert RECIPE.finetune is not None
-    return Interruptible(RECIPE, RECIPE.finetune, faces, selection, None)
+    return kind(RECIPE, RECIPE.finetune, faces, selection, None)
 
 
 def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = False, **changes: Any) -> Progress:
@@ -96,6 +96,36 @@ def test_resumed_run_ends_bit_identical(mini_ferplus: Path, tmp_path: Path, fabr
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
+class KilledAfter(Interruptible):
+    """Stops after an epoch's last step: before its checkpoints are written, or before its state is."""
+
+    saves = False
+
+    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        if self.saves:
+            super().save(folder, model, counters, figures)
+        raise KilledError
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 60.0], ids=["state after the last step", "no state yet"])
+@pytest.mark.parametrize("saves", [False, True])
+def test_killed_between_an_epochs_files(
+    mini_ferplus: Path, tmp_path: Path, fabric: Fabric, minutes: float, saves: bool
+) -> None:
+    """The rows and the checkpoints of the epoch that is run or scored again must not be there twice, or stale."""
+    run(objective(mini_ferplus), tmp_path / "whole", fabric, epochs=2)
+    killed = objective(mini_ferplus, KilledAfter)
+    killed.saves = saves
+    with pytest.raises(KilledError):
+        run(killed, tmp_path / "killed", fabric, epochs=2, checkpoint_minutes=minutes)
+    assert (tmp_path / "killed" / "state.pt").exists() == (minutes < 1)
+    run(objective(mini_ferplus), tmp_path / "killed", fabric, epochs=2, resume=True)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    for name in ("last.safetensors", "best.safetensors"):
+        (a, _), (b, _) = (load_checkpoint(tmp_path / which / name) for which in ("killed", "whole"))
+        assert all(torch.equal(a[key], b[key]) for key in b)
+
+
 def test_seed_changes_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
     run(objective(mini_ferplus), tmp_path / "a", fabric, epochs=1)
     run(objective(mini_ferplus), tmp_path / "b", fabric, epochs=1, seed=1)
@@ -121,6 +151,31 @@ def test_damaged_state_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="cannot be read"):
         folder.load_state()
+
+
+@pytest.mark.parametrize("content", ["{", "[]\n", '{"step": 1}\n', '{"step": "a", "epoch": 0}\n', "\0\n"])
+def test_damaged_small_files_are_errors(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(content)
+    if content.endswith("\n"):
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be taken up again"):
+            folder.forget_after(1, 1)
+    else:  # it was being written
+        folder.forget_after(1, 1)
+        assert (tmp_path / "metrics.jsonl").read_text() == ""
+    (tmp_path / "done.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"done\.json cannot be read"):
+        folder.summary()
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: .*No space"):
+        folder.log({"step": 1, "epoch": 0})
+    (tmp_path / "done.json").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"cannot write .*done\.json: .*No space"):
+        folder.finish({})
 
 
 def test_unwritable_run_folder_is_said_first(tmp_path: Path) -> None:
