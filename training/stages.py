@@ -9,7 +9,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from fer_app.errors import CheckpointError, ConfigError
+from fer_app.atomic_file import replacing
+from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import bundled_checkpoint, load_checkpoint
 from training.data.ferplus import load_ferplus
@@ -40,7 +41,9 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         FerError: as the stages raise.
     """
     keep_freed_memory()
-    _claim(recipe, run_dir, resume)
+    _need_sources(recipe, data)
+    _refuse_another_run(recipe, run_dir, resume)
+    RunFolder(run_dir)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     start = _initial_encoder(recipe)
     made = run_dir
@@ -49,6 +52,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         if folder.summary() is None:
             objective, settings = _prepare(stage, recipe, data, start)
             _announce(stage, recipe, objective, settings, fabric, report)
+            _claim(recipe, run_dir)
             progress = fit(objective, settings, folder, fabric, report, resume=resume)
             folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
         else:
@@ -58,17 +62,37 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     return made
 
 
-def _claim(recipe: Recipe, run_dir: Path, resume: bool) -> None:
-    """Write the recipe into the run's folder, or see that it is the one that is there."""
+def _refuse_another_run(recipe: Recipe, run_dir: Path, resume: bool) -> None:
+    """See that the folder holds no run, or with `resume` this recipe's."""
     path = run_dir / "recipe.json"
-    if path.is_file():
-        if not resume:
-            raise CheckpointError(f"{run_dir} already holds a run: pass --resume to go on, or another --run-dir")
-        if path.read_text(encoding="utf-8") != recipe.to_json():
-            raise CheckpointError(f"{run_dir} holds a run of another recipe (see {path}): pass another --run-dir")
+    if not path.is_file():
         return
-    RunFolder(run_dir)
-    path.write_text(recipe.to_json(), encoding="utf-8")
+    if not resume:
+        raise CheckpointError(f"{run_dir} already holds a run: pass --resume to go on, or another --run-dir")
+    try:
+        held = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if held != recipe.to_json():
+        raise CheckpointError(f"{run_dir} holds a run of another recipe (see {path}): pass another --run-dir")
+
+
+def _claim(recipe: Recipe, run_dir: Path) -> None:
+    """Write the recipe into the run's folder: not before a stage can start, so that a mistake leaves it free."""
+    try:
+        with replacing(run_dir / "recipe.json") as temporary:
+            temporary.write_text(recipe.to_json(), encoding="utf-8")
+    except (OSError, InputError) as error:
+        raise CheckpointError(f"cannot write to the run folder {run_dir}: {error}") from error
+
+
+def _need_sources(recipe: Recipe, data: DataSources) -> None:
+    """Miss what any stage reads now, and not after hours of the stage before it."""
+    images = recipe.pretrain.images if recipe.pretrain is not None and "pretrain" in recipe.stages else ()
+    if "photos" in images:
+        data.need_photos()
+    if "faces" in images or "finetune" in recipe.stages:
+        data.need_ferplus()
 
 
 def _initial_encoder(recipe: Recipe) -> dict[str, Tensor] | None:

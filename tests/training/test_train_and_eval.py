@@ -148,6 +148,23 @@ def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tup
         runner.invoke(app, [*arguments, "--resume"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize("wrong", ["init=missing.safetensors", "pretrain.mask_ratio=0.99"])
+def test_a_mistake_leaves_the_run_folder_free(mini_ferplus: Path, tmp_path: Path, wrong: str) -> None:
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path / "run")]
+    arguments += ["--set", 'stages=["pretrain"]']
+    with pytest.raises(FerError):
+        runner.invoke(app, [*arguments, "--set", wrong], catch_exceptions=False)
+    assert runner.invoke(app, arguments, catch_exceptions=False).exit_code == 0
+
+
+def test_what_a_later_stage_reads_is_missed_at_once(tmp_path: Path) -> None:
+    folder, _ = write_mini_photos(tmp_path / "photos", 4)
+    arguments = ["train", "debug", "--data", str(folder), "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(DatasetError, match="no FERPlus"):
+        runner.invoke(app, [*arguments, "--set", 'pretrain.images=["photos"]'], catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_three_channels_and_photos(tmp_path: Path) -> None:
     """A colour network, larger than the pictures, pre-trained on photos and faces together."""
     data = write_mini_ferplus(tmp_path / "data", per_class=6)
