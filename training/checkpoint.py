@@ -185,7 +185,12 @@ def _open(path: Path, *, with_weights: bool) -> tuple[dict[str, Tensor], Checkpo
     weights = {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
     if _INFO_KEY not in header:
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of this project (no {_INFO_KEY})")
-    values = json.loads(header[_INFO_KEY])
+    try:
+        values = json.loads(header[_INFO_KEY])
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} has a header that is not ours: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} has a header that is not ours: no JSON object")
     if values.get("format") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {values.get('format')}, this program reads {FORMAT_VERSION}"

@@ -64,7 +64,7 @@ def build_classifier(info: CheckpointInfo) -> MimicClassifier:
         head = dict(info.architecture)
         encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
         return MimicClassifier(encoder, **head)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error
 
 

@@ -20,7 +20,7 @@ from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fer_app.errors import DivergedError
+from fer_app.errors import CheckpointError, DivergedError
 from training.run_folder import RunFolder
 from training.schedule import warmup_cosine
 
@@ -177,12 +177,15 @@ def fit(
     ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
     progress, means = Progress(), _Means()
     if resume and (state := folder.load_state()) is not None:
-        objective.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema is not None:
-            ema.load_state_dict(state["ema"])
-        progress = Progress(**state["progress"])
-        means.restore(state["means"])
+        try:
+            objective.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if ema is not None:
+                ema.load_state_dict(state["ema"])
+            progress = Progress(**state["progress"])
+            means.restore(state["means"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the state in {folder.path} is of another program or recipe: {error!r}") from error
         report(f"resumed at epoch {progress.epoch}, step {progress.step}")
     folder.forget_after(progress.total_steps, progress.epoch)
     averaged: nn.Module = ema.module if ema is not None else objective.model

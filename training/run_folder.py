@@ -10,7 +10,7 @@ done.json            written last: the stage's summary
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,12 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch guesses of a file that is none of its own
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # its unpickler meets damage with many kinds, IndexError among them
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise CheckpointError(f"{path} cannot be read: {reason}") from error
         return state
 
     def finish(self, summary: dict[str, Any]) -> None:

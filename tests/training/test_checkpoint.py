@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 
 from fer_app.errors import CheckpointError
 from training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
+from training.evaluation import build_classifier
 from training.recipe import load_recipe
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3).t(), "steps": torch.tensor(7)}
@@ -57,6 +59,31 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, foreign)
     with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
         load_checkpoint(foreign)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("{", "not ours"),
+        ("[]", "not ours: no JSON object"),
+        ('{"format": 7}', "format 7"),
+        ('{"format": 1, "kind": "encoder"}', "not ours"),
+        ('{"format": 1, "kind": "encoder", "architecture": {}, "more": 1}', "not ours"),
+    ],
+)
+def test_headers_that_are_not_ours(tmp_path: Path, header: str, said: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(1)}, path, metadata={"fer.checkpoint": header})
+    with pytest.raises(CheckpointError, match=said):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    "architecture", [{}, {"encoder": "tiny"}, {"encoder": {}, "heads": 1}, {"encoder": {"depth": "x"}}]
+)
+def test_architectures_that_cannot_be_built(architecture: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        build_classifier(dataclasses.replace(info(), architecture=architecture))
 
 
 def test_unwritable_folder(tmp_path: Path) -> None:

@@ -153,6 +153,20 @@ def test_damaged_state_is_an_error(tmp_path: Path) -> None:
         folder.load_state()
 
 
+@pytest.mark.parametrize("content", [b"", b"0", b"\x80\x02.", b"\x80\xfe)R.", b"garbage\n", bytes(range(128, 256))])
+def test_a_state_that_is_no_state_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        RunFolder(tmp_path).load_state()
+
+
+@pytest.mark.parametrize("state", [{}, {"model": {"w": torch.zeros(1)}}, [1]])
+def test_a_state_of_something_else_is_an_error(mini_ferplus: Path, tmp_path: Path, fabric: Fabric, state: Any) -> None:
+    RunFolder(tmp_path).save_state(state)
+    with pytest.raises(CheckpointError, match="another program or recipe"):
+        run(objective(mini_ferplus), tmp_path, fabric, resume=True)
+
+
 @pytest.mark.parametrize("content", ["{", "[]\n", '{"step": 1}\n', '{"step": "a", "epoch": 0}\n', "\0\n"])
 def test_damaged_small_files_are_errors(tmp_path: Path, content: str) -> None:
     folder = RunFolder(tmp_path)
