@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fer_app.contract import Contract
-from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError
+from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.preprocess import softmax, to_input
+from fer_app.session import parse_device
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer, VitConfig
 from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
@@ -88,6 +89,8 @@ def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
 
     Raises:
         ModelNotFoundError: no such file, or neither of the two kinds.
+        CheckpointError: as `load_classifier`.
+        ProviderUnavailableError: the model cannot run on the device.
     """
     if not path.is_file():
         raise ModelNotFoundError(f"no model at {path}")
@@ -99,9 +102,27 @@ def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
         model, info = load_classifier(path)
         if info.contract is None:
             raise CheckpointError(f"{path} has no contract")
-        cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-        return TorchClassifier(model.to("cuda" if cuda else "cpu"), info.contract)
+        return TorchClassifier(model.to(torch_device(device)), info.contract)
     raise ModelNotFoundError(f"{path}: expected a .safetensors checkpoint or an .onnx file")
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device that `fer_app.session.parse_device` reads; only `auto` may choose.
+
+    Raises:
+        InputError: no such name.
+        ProviderUnavailableError: torch cannot run there.
+    """
+    asked = parse_device(name)
+    if asked.kind == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked.kind == "cpu":
+        return torch.device("cpu")
+    if asked.kind != "cuda":
+        raise ProviderUnavailableError(f"checkpoints do not run on {asked.kind}: export to ONNX, or use cpu or cuda")
+    if asked.ordinal >= torch.cuda.device_count():
+        raise ProviderUnavailableError(f"cannot run on {asked}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", asked.ordinal)
 
 
 def file_sha256(path: Path) -> str:

@@ -8,7 +8,14 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from fer_app.errors import CheckpointError, DatasetError, FerError, ModelNotFoundError
+from fer_app.errors import (
+    CheckpointError,
+    DatasetError,
+    FerError,
+    InputError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+)
 from tests.training.miniature import write_mini_ferplus, write_mini_photos
 from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
@@ -137,6 +144,15 @@ def test_eval_prints_the_public_line_and_json(trained: tuple[Path, Path, str], t
     assert figures["model_sha256"] == file_sha256(model)
     assert figures["n"] == len(load_ferplus(data, "valid"))
     assert table.stdout.splitlines()[0] == f"accuracy {100 * figures['accuracy']:.2f} (n = {figures['n']})"
+
+
+@pytest.mark.parametrize("device", ["tensorrt", "cuda:99"])
+def test_a_checkpoint_runs_where_asked_or_not_at_all(trained: tuple[Path, Path, str], device: str) -> None:
+    _, run, _ = trained
+    with pytest.raises(ProviderUnavailableError):
+        open_classifier(run / "finetune" / "best.safetensors", device=device)
+    with pytest.raises(InputError, match="no such device"):
+        open_classifier(run / "finetune" / "best.safetensors", device=f"{device}x")
 
 
 def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tuple[Path, Path, str]) -> None:
