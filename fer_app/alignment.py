@@ -15,6 +15,9 @@ from fer_app.errors import InputError
 
 # A face that is wider than this is sampled more sparsely than once per pixel, which bounds memory (50 MB).
 MAX_SAMPLED_SIDE_PX = 4096
+# Cosine between landmarks and fitted template, both centred: 1 for the same shape, 0.75 for a full profile. Below this
+# the fit says nothing (it would blow the face up a hundred times); points in one place have 0.
+LEAST_FIT = 0.01
 
 UInt8 = npt.NDArray[np.uint8]
 Float64 = npt.NDArray[np.float64]
@@ -35,6 +38,37 @@ TEMPLATES: dict[str, Float64] = {
 }
 
 
+def alignable(landmarks: npt.NDArray[np.floating], crop: str) -> npt.NDArray[np.bool_]:
+    """Tell which faces `align_faces` takes.
+
+    Args:
+        landmarks: float, (N, 5, 2), x y in px of the picture.
+        crop: a name in `TEMPLATES`.
+
+    Returns:
+        bool, (N,), False where landmarks are not finite, coincide, or have nothing of the template's shape.
+
+    Raises:
+        InputError: no such template.
+    """
+    source = np.asarray(landmarks, np.float64)
+    # A face that is not finite counts as one whose points coincide.
+    source = np.where(np.isfinite(source).all(axis=(1, 2), keepdims=True), source, 0)
+    _, fit = _turn_and_fit(source, template_named(crop))
+    return np.asarray(fit >= LEAST_FIT, np.bool_)
+
+
+def template_named(crop: str) -> Float64:
+    """Return a template of `TEMPLATES`.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if crop not in TEMPLATES:
+        raise InputError(f"no such crop geometry: {crop!r}; known are {', '.join(TEMPLATES)}")
+    return TEMPLATES[crop]
+
+
 def similarity_transforms(landmarks: npt.NDArray[np.floating], template: Float64) -> Float64:
     """Least-squares rotation, uniform scale and shift from each face's landmarks to the template; never a reflection.
 
@@ -46,22 +80,30 @@ def similarity_transforms(landmarks: npt.NDArray[np.floating], template: Float64
         float64, (N, 2, 3), matrices from the picture's to the crop's coordinates.
 
     Raises:
-        InputError: landmarks that are not finite, or of which all points of a face coincide.
+        InputError: landmarks that are not finite, coincide, or have nothing of the template's shape.
     """
     source = np.asarray(landmarks, np.float64)
     if not np.isfinite(source).all():
         raise InputError("a face has landmarks that are not finite")
     source_mean, target_mean = source.mean(axis=1), template.mean(axis=0)
-    centred = source - source_mean[:, None]
-    z = centred[..., 0] + 1j * centred[..., 1]
-    w = (template - target_mean) @ np.array([1, 1j])
-    spread = np.square(np.abs(z)).sum(axis=1)
-    if (spread <= np.finfo(np.float64).tiny).any():
-        raise InputError("all landmarks of a face lie on one point")
-    turn = (z.conj() * w).sum(axis=1) / spread
+    turn, fit = _turn_and_fit(source, template)
+    if (fit < LEAST_FIT).any():
+        raise InputError("the landmarks of a face lie on one point, or so that no transform to the template fits them")
     linear = np.stack([turn.real, -turn.imag, turn.imag, turn.real], axis=1).reshape(-1, 2, 2)
     shift = target_mean - np.einsum("nij,nj->ni", linear, source_mean)
     return np.concatenate([linear, shift[:, :, None]], axis=2)
+
+
+def _turn_and_fit(source: Float64, template: Float64) -> tuple[npt.NDArray[np.complex128], Float64]:
+    """Return rotation and scale as one complex number a face, (N,), and how well the shapes agree, (N,), 0..1."""
+    centred = source - source.mean(axis=1, keepdims=True)
+    z = centred @ np.array([1, 1j])
+    w = (template - template.mean(axis=0)) @ np.array([1, 1j])
+    spread, target_spread = (np.square(np.abs(points)).sum(axis=-1) for points in (z, w))
+    agreement = (z.conj() * w).sum(axis=1)
+    apart = spread > np.finfo(np.float64).tiny
+    turn = np.divide(agreement, spread, out=np.zeros_like(agreement), where=apart)
+    return turn, np.abs(turn) * np.sqrt(spread / target_spread)
 
 
 def align_faces(image: UInt8, landmarks: npt.NDArray[np.floating], *, img_size: int, crop: str) -> UInt8:
@@ -83,9 +125,7 @@ def align_faces(image: UInt8, landmarks: npt.NDArray[np.floating], *, img_size: 
     Raises:
         InputError: no such template, or landmarks that no transform fits.
     """
-    if crop not in TEMPLATES:
-        raise InputError(f"no such crop geometry: {crop!r}; known are {', '.join(TEMPLATES)}")
-    transforms = similarity_transforms(landmarks, TEMPLATES[crop] * img_size)
+    transforms = similarity_transforms(landmarks, template_named(crop) * img_size)
     crops = np.empty((len(transforms), img_size, img_size, 3), np.uint8)
     for i, transform in enumerate(transforms):
         crops[i] = _cut(image, transform, img_size)

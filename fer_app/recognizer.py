@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, cast, overloa
 import numpy as np
 import numpy.typing as npt
 
-from fer_app.alignment import align_faces
+from fer_app.alignment import align_faces, alignable
 from fer_app.classifier import Classifier, OnnxClassifier
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import FerError, InputError
@@ -164,6 +164,9 @@ class Recognizer:
     def predict_images(self, images: Sequence[UInt8], names: Sequence[str]) -> list[Faces]:
         """Read the expressions in decoded pictures, all in one batch.
 
+        A detection is left out when its landmarks cannot be moved onto the model's crop at all, because they coincide
+        or are in no order of a face: it is no face that anybody could read, and must not end a run.
+
         Args:
             images: uint8, (H, W, 3) each, RGB; sizes may differ.
             names: what `Faces.source` says for each.
@@ -177,8 +180,8 @@ class Recognizer:
             found = [Detections.whole_picture(image.shape[1], image.shape[0]) for image in images]
             probs = self.classifier.probs(list(images))
         else:
-            found = self.detector.detect(images)
             contract = self.classifier.contract
+            found = [one[alignable(one.landmarks, contract.crop)] for one in self.detector.detect(images)]
             crops = [
                 align_faces(image, one.landmarks, img_size=contract.img_size, crop=contract.crop)
                 for image, one in zip(images, found, strict=True)

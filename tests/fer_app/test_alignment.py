@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_app.alignment import TEMPLATES, align_faces, similarity_transforms
+from fer_app.alignment import TEMPLATES, align_faces, alignable, similarity_transforms
 from fer_app.errors import InputError
 from fer_app.results import LANDMARKS
 
@@ -66,10 +66,33 @@ def test_no_faces():
     assert crops.dtype == np.uint8
 
 
-@pytest.mark.parametrize("landmarks", [np.full((1, 5, 2), np.nan), np.full((1, 5, 2), 7.0)])
+def scrambled() -> np.ndarray:
+    """Five points apart from each other, of which no rotation has anything in common with the template."""
+    w = (TEMPLATE - TEMPLATE.mean(axis=0)) @ np.array([1, 1j])
+    z = np.random.default_rng(0).normal(size=5) + 1j * np.arange(5)
+    z -= z.mean()
+    z -= w * (w.conj() @ z) / (w.conj() @ w)
+    return np.stack([z.real, z.imag], axis=1) * 20 + 50
+
+
+HOPELESS = [np.full((5, 2), np.nan), np.full((5, 2), 7.0), scrambled(), np.where(np.eye(5, 2), np.inf, TEMPLATE)]
+
+
+@pytest.mark.parametrize("landmarks", HOPELESS)
 def test_landmarks_that_fit_nothing_are_refused(landmarks):
     with pytest.raises(InputError, match="landmarks"):
-        similarity_transforms(landmarks, TEMPLATE)
+        similarity_transforms(landmarks[None], TEMPLATE)
+
+
+def test_alignable_tells_them_from_faces():
+    mirrored, profile = TEMPLATE * [-1, 1], TEMPLATE * [0.01, 1]
+    landmarks = np.stack([TEMPLATE * 48, *HOPELESS, mirrored * 30, profile * 30])
+    fitting = alignable(landmarks.astype(np.float32), "fer48-v1")
+    assert fitting.tolist() == [True, False, False, False, False, True, True]
+    assert len(align_faces(np.zeros((60, 60, 3), np.uint8), landmarks[fitting], img_size=48, crop="fer48-v1")) == 3
+    assert alignable(np.zeros((0, 5, 2), np.float32), "fer48-v1").shape == (0,)
+    with pytest.raises(InputError, match="nowhere"):
+        alignable(landmarks, "nowhere")
 
 
 def test_an_unknown_geometry_is_refused():

@@ -12,7 +12,7 @@ from fer_app import recognizer as recognizer_module
 from fer_app.classifier import OnnxClassifier
 from fer_app.errors import FerError, ImageDecodeError, InputError, ModelError, ProviderUnavailableError
 from fer_app.recognizer import Recognizer, detector_device
-from fer_app.results import Faces
+from fer_app.results import Detections, Faces
 
 RED, GREEN, BLUE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -143,6 +143,18 @@ def test_red_is_red_through_alignment(finder, astronaut, monkeypatch):
     monkeypatch.setattr(finder.detector, "detect", lambda images: found)
     for colour, label in ((RED, "anger"), (GREEN, "happiness"), (BLUE, "sadness")):
         assert finder.predict(plain(colour, 512, 512)).label(0) == label
+
+
+def test_a_face_that_cannot_be_set_upright_is_left_out(finder, astronaut, monkeypatch):
+    (found,) = finder.detector.detect([astronaut])
+    landmarks = np.concatenate([np.full((1, 5, 2), 40, np.float32), found.landmarks])
+    both = Detections(found.boxes.repeat(2, axis=0), found.confidence.repeat(2), landmarks)
+    detections = [both, both[:1], Detections.empty(), both[::-1]]
+    monkeypatch.setattr(finder.detector, "detect", lambda images: detections)
+    faces = finder.predict([astronaut] * 4)
+    assert [len(one) for one in faces] == [1, 0, 0, 1]
+    for one in (faces[0], faces[3]):
+        np.testing.assert_array_equal(one.detections.landmarks, found.landmarks)
 
 
 def test_uncertain_faces(reader):
