@@ -27,10 +27,13 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
         recursive: whether a folder means its subfolders too.
 
     Raises:
-        InputError: a path does not exist, or a pattern matches nothing.
+        InputError: a path is empty or does not exist, or a pattern matches nothing.
     """
     found: list[Path] = []
     for source in sources:
+        # An empty variable in a script must not become the current folder.
+        if not str(source):
+            raise InputError("an empty name is no file or folder")
         path = Path(source)
         # First as a name: a file may well be called `[1].jpg`.
         if path.is_dir():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +53,10 @@ def fer(
 
 def main() -> None:
     """Run `fer`; the console script."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # A stream that the caller has closed (`>&-`) is as good as one that nobody reads.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open until the process ends
     for stream in (sys.stdout, sys.stderr):
         # A file name may hold bytes that no encoding knows; printing it must not fail.
         if isinstance(stream, io.TextIOWrapper):

@@ -6,6 +6,7 @@ import contextlib
 import enum
 import io
 import itertools
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -166,11 +167,30 @@ def _run(
             advance()
 
         for prediction in recognizer.predict_many(pictures, on_error=failed):
-            write(prediction.faces)
-            sys.stdout.flush()
+            with _to_stdout():
+                write(prediction.faces)
+                sys.stdout.flush()
             if drawn is not None:
                 drawn.write(prediction)
             advance()
+
+
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Turn a full disk behind stdout into an error of ours; a reader that went away is Typer's matter.
+
+    Raises:
+        InputError: stdout cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still in the buffer would fail once more, with a traceback, when Python ends.
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise InputError(f"the results cannot be written to standard output: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -220,6 +240,8 @@ class _DrawnPictures:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise InputError(f"{folder}: is a file; --output takes a folder") from error
         except OSError as error:
             raise InputError(f"{folder}: cannot write there: {error.strerror}") from error
         self._folder = folder

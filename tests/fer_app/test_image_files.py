@@ -74,6 +74,12 @@ def test_what_is_not_there_is_an_error(folder: Path) -> None:
         find_images([f"{folder}/*.bmp"])
 
 
+def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="empty"):
+        find_images([""])
+
+
 def test_a_folder_without_pictures_gives_none(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").touch()
     assert find_images([tmp_path], recursive=True) == []

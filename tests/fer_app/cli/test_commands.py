@@ -185,8 +185,7 @@ def test_drawn_pictures_have_names_of_their_own(predict, tmp_path, astronaut_pat
 def test_an_output_folder_that_cannot_be(predict, tmp_path, astronaut_path):
     (tmp_path / "file").write_text("")
     result = predict(astronaut_path, "--output", tmp_path / "file", status=1)
-    assert result.stderr.startswith("fer: error: ")
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr == f"fer: error: {tmp_path / 'file'}: is a file; --output takes a folder\n"
 
 
 def test_model_errors_are_one_line(astronaut_path, tmp_path):

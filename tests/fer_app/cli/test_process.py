@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,28 @@ def test_a_reader_that_goes_away(arguments, many):
     assert first.startswith(b'{"schema_version"')
     assert process.returncode == 1
     assert err == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")  # noqa: PTH110
+@pytest.mark.parametrize("kind", ["table", "jsonl", "csv"])
+def test_a_full_disk(arguments, astronaut_path, kind):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*arguments, str(astronaut_path), "-f", kind], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fer: error: the results cannot be written to standard output: ")
+
+
+def test_closed_streams(arguments, astronaut_path, tmp_path):
+    command = shlex.join([*arguments, str(astronaut_path), "-o", str(tmp_path / "out")])
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "astronaut_faces.jpg").is_file()
+    done = subprocess.run(["sh", "-c", f"{shlex.join(arguments)} - <&-"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "fer: -: the file is empty"
 
 
 def test_a_name_that_is_no_text(arguments, tmp_path, astronaut_path):
