@@ -307,7 +307,8 @@ def _place_panels(
         for i, own in boxes.items():
             taken = [box for j, box in boxes.items() if j != i]
             taken += [chip.rect for chip in chips.values()] + [panel.rect for panel in panels.values()]
-            sizes = sorted({max(smallest_px, round(_font_px(own, canvas_wh) * 0.8)), smallest_px}, reverse=True)
+            largest_px = max(smallest_px, round(_font_px(own, canvas_wh) * 0.8))
+            sizes = np.geomspace(largest_px, smallest_px, 4).round().astype(int).tolist()
             # A part of the face is covered only where even the smallest panel has no room beside it.
             for covered, font_px in itertools.product((0.0, _MAX_COVERED) if beside else (0.0,), sizes):
                 wh = _panel_layout(faces.labels, font_px).wh

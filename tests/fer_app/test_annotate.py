@@ -104,6 +104,14 @@ def test_text_grows_with_the_picture(recorder: Recorder) -> None:
     assert 4 < large / small < 9
 
 
+def test_bars_are_as_large_as_there_is_room_for(recorder: Recorder) -> None:
+    image = gray(3200, 2000)
+    draw_faces(image, faces(image, [[640, 550, 1350, 1450]]))
+    (panel,) = recorder.panels
+    # The largest would be wider than the margin; the smallest takes less than half of it.
+    assert 450 < panel[2] - panel[0] <= 650
+
+
 def test_no_face_is_a_copy() -> None:
     image = gray(40, 50)
     drawn = draw_faces(image, faces(image, []))
