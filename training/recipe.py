@@ -13,7 +13,7 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -25,8 +25,11 @@ from training.augment import AugmentSpec, BatchAugment
 Stage = Literal["pretrain", "finetune"]
 
 
+Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelTable(_Table):
@@ -85,12 +88,18 @@ class _StageTable(_Table):
     base_lr: PositiveFloat
     min_lr: float = Field(0.0, ge=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    betas: tuple[Moment, Moment] = Field((0.9, 0.999), strict=False)
     optimizer: Literal["adamw", "adam"] = "adamw"
     clip_grad: PositiveFloat | None = None
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     limit: PositiveInt | None = None
     augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} is longer than epochs = {self.epochs}")
+        return self
 
     @property
     def lr(self) -> float:
@@ -103,7 +112,7 @@ class PretrainTable(_StageTable):
 
     method: Literal["mae"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False)
+    betas: tuple[Moment, Moment] = Field((0.9, 0.95), strict=False)
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
     norm_pix_loss: bool = True
     decoder_embed_dim: PositiveInt = 512
@@ -147,7 +156,7 @@ class Recipe(_Table):
 
     name: str
     summary: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["bf16", "fp32"] = "bf16"
     stages: tuple[Stage, ...] = Field(strict=False)
     init: str = "scratch"
