@@ -34,6 +34,16 @@ def test_finds_both_below_one_folder_and_inside_archives(tmp_path: Path, photos:
     assert found.photos
 
 
+def test_shards_beside_pictures_and_all_kinds_that_can_be_read(tmp_path: Path) -> None:
+    folder, shard = write_mini_photos(tmp_path / "root", 2)
+    shard = shard.rename(folder / "SHARD.TAR.GZ")
+    assert locate([folder]).photos == (folder, shard)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "a.tif").write_bytes(b"")
+    assert locate([scans]).photos == (scans,)
+
+
 def test_test_split_alone_is_ferplus(tmp_path: Path) -> None:
     (tmp_path / "FER2013Test").mkdir()
     assert locate([tmp_path]).need_ferplus() == tmp_path

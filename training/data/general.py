@@ -18,7 +18,7 @@ from training.data.archives import ARCHIVE_SUFFIXES, read_tar
 from training.data.decoding import decode_picture, map_in_threads
 from training.data.image_set import ImageSet
 
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_images(
@@ -102,14 +102,14 @@ def _pictures_in(source: Path) -> Iterator[tuple[str, bytes | Path]]:
     """Yield names with files (of a folder) or with their bytes (of an archive, in one pass)."""
     if source.is_dir():
         for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES and path.is_file():
+            if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
                 yield path.relative_to(source).as_posix(), path
     elif not source.exists():
         raise DatasetError(f"{source} does not exist")
     elif not source.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise DatasetError(f"{source} is neither a folder nor one of {', '.join(ARCHIVE_SUFFIXES)}")
     else:
-        yield from read_tar(source, lambda name: name.lower().endswith(_SUFFIXES))
+        yield from read_tar(source, lambda name: name.lower().endswith(PICTURE_SUFFIXES))
 
 
 def _join(blocks: list[NDArray[np.uint8]], shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:

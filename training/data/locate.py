@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_app.errors import DatasetError
+from training.data.archives import ARCHIVE_SUFFIXES
+from training.data.general import PICTURE_SUFFIXES
 
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LEVELS = 2
 
 
@@ -66,16 +66,16 @@ def locate(paths: Iterable[Path]) -> DataSources:
 
 
 def _sort(path: Path, levels: int, ferplus: list[Path], photos: list[Path]) -> None:
-    if path.is_file() and path.name.endswith(_TAR_SUFFIXES):
+    if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
         (ferplus if _is_ferplus_archive(path) else photos).append(path)
     elif path.is_dir():
         children = sorted(path.iterdir())
         if any(child.is_dir() and child.name.startswith("FER2013") for child in children):
             ferplus.append(path)
             return
-        if any(child.suffix.lower() in _PHOTO_SUFFIXES for child in children):
-            photos.append(path)
-            return
+        if any(child.suffix.lower() in PICTURE_SUFFIXES for child in children):
+            photos.append(path)  # with all that lies deeper, but not the shards beside the pictures
+            children = [child for child in children if child.is_file()]
         for child in children:
             if child.is_file() or levels > 0:
                 _sort(child, levels - 1, ferplus, photos)
