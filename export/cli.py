@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.data.image_set import ImageSet
 
 
 def export(
@@ -19,25 +22,24 @@ def export(
 ) -> None:
     """Export a checkpoint to ONNX, and prove that the file computes the same."""
     from export.onnx_export import export_onnx
-    from training.evaluation import file_sha256
+    from training.evaluation import evaluate, file_sha256, open_classifier
 
+    faces = None if data is None else _faces(data, split)
     report = export_onnx(checkpoint, output, tolerance=atol)
     typer.echo(f"{report.path}  {report.bytes / 1e6:.2f} MB  sha256 {file_sha256(report.path)}")
     for batch, difference in report.differences.items():
         typer.echo(f"parity, batch {batch:>2}: largest difference of a logit {difference:.2e} (bound {atol:g})")
-    if data is not None:
-        _score_both(checkpoint, output, data, split)
+    if faces is not None:
+        for path in (checkpoint, output):
+            score = evaluate(open_classifier(path, device="cpu"), faces)
+            typer.echo(f"{path.name}: accuracy {100 * score.accuracy:.2f} (n = {score.n}, FERPlus {split}, majority)")
 
 
-def _score_both(checkpoint: Path, output: Path, data: Path, split: str) -> None:
-    """Print the accuracy of the checkpoint and of the file."""
+def _faces(data: Path, split: str) -> ImageSet:
+    """Read what is scored on: before the export, so that a mistake leaves no file."""
     from training.data.ferplus import SPLITS, load_ferplus
     from training.data.locate import locate
-    from training.evaluation import evaluate, open_classifier
 
     if split not in SPLITS:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
-    faces = load_ferplus(locate([data]).need_ferplus(), split)
-    for path in (checkpoint, output):
-        report = evaluate(open_classifier(path, device="cpu"), faces)
-        typer.echo(f"{path.name}: accuracy {100 * report.accuracy:.2f} (n = {report.n}, FERPlus {split}, majority)")
+    return load_ferplus(locate([data]).need_ferplus(), split)

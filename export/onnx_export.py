@@ -56,9 +56,11 @@ def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLER
     Raises:
         CheckpointError: the checkpoint cannot be read or is no classifier.
         ParityError: the outputs differ by more than `tolerance`; no file is left.
-        ExportError: the exporter or the checker failed, or the file cannot be written.
+        ExportError: the exporter or the checker failed, the file cannot be written, or it is the checkpoint.
     """
     model, info = load_classifier(checkpoint)
+    if path.exists() and path.samefile(checkpoint):
+        raise ExportError(f"{path} is the checkpoint itself: name another file to write")
     if info.contract is None:
         raise CheckpointError(f"{checkpoint} has no contract")
     try:

@@ -101,9 +101,31 @@ def test_outputs_that_are_not_numbers_do_not_pass(tmp_path: Path, monkeypatch: p
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         export_onnx(tmp_path / "none.safetensors", tmp_path / "a.onnx")
+    (tmp_path / "b.onnx").write_bytes(b"the one before")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        export_onnx(tmp_path / "none.safetensors", tmp_path / "b.onnx")
     checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
     with pytest.raises(ExportError, match="cannot write"):
         export_onnx(checkpoint, tmp_path / "missing" / "a.onnx")
+
+
+def test_the_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    before = checkpoint.read_bytes()
+    with pytest.raises(ExportError, match="the checkpoint itself"):
+        export_onnx(checkpoint, tmp_path / "." / "a.safetensors")
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("mistake", [["--split", "no"], ["--split", "test"], ["--data", "/nowhere"]])
+def test_a_mistake_about_the_data_leaves_no_file(tmp_path: Path, mistake: list[str]) -> None:
+    app = Typer()
+    app.command()(export)
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    data = write_mini_ferplus(tmp_path / "data", per_class=3)
+    arguments = [str(checkpoint), "-o", str(tmp_path / "a.onnx"), "--data", str(data), *mistake]
+    assert CliRunner().invoke(app, arguments).exit_code != 0
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_command_reports_parity_and_accuracy(tmp_path: Path) -> None:
