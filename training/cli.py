@@ -45,7 +45,8 @@ def train(
     folder = run_dir or Path("runs") / parsed.name
     checkpoint = run_recipe(parsed, locate(data), folder, _tell, resume=resume)
     typer.echo(str(checkpoint))
-    _tell(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
+    if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
+        _tell(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
 
 
 def evaluate(
@@ -70,8 +71,9 @@ def evaluate(
 
     if split not in SPLITS:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
-    if votes not in VOTE_MODES:
-        raise typer.BadParameter(f"{votes!r} is none of {', '.join(VOTE_MODES)}", param_hint="--votes")
+    rules = [mode for mode in VOTE_MODES if mode != "multi_target"]  # which has no one right answer
+    if votes not in rules:
+        raise typer.BadParameter(f"{votes!r} is none of {', '.join(rules)}", param_hint="--votes")
     classifier = open_classifier(model, device=device)
     faces = load_ferplus(locate([data]).need_ferplus(), split, votes, eval_mode=votes)
     report = score(classifier, faces)

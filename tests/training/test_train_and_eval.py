@@ -39,6 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         arguments += ["--set", value]
     result = runner.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
+    assert "next: fer eval" in result.stderr
     assert "images/s, about" in result.stderr  # the planned hours, before it starts
     return data, root / "run", result.stdout
 
@@ -170,7 +171,9 @@ def test_a_mistake_leaves_the_run_folder_free(mini_ferplus: Path, tmp_path: Path
     arguments += ["--set", 'stages=["pretrain"]']
     with pytest.raises(FerError):
         runner.invoke(app, [*arguments, "--set", wrong], catch_exceptions=False)
-    assert runner.invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    result = runner.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "fer eval" not in result.stderr  # of an encoder
 
 
 def test_what_a_later_stage_reads_is_missed_at_once(tmp_path: Path) -> None:
@@ -218,7 +221,13 @@ def test_errors_are_ours(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["train", "debug"], ["eval", "x.onnx", "--data", ".", "--split", "no"], ["train", "debug", "--sett"]],
+    [
+        ["train"],
+        ["train", "debug"],
+        ["eval", "x.onnx", "--data", ".", "--split", "no"],
+        ["eval", "x.onnx", "--data", ".", "--votes", "multi_target"],
+        ["train", "debug", "--sett"],
+    ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert runner.invoke(app, arguments).exit_code == 2
