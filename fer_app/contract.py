@@ -59,9 +59,36 @@ class Contract:
     version: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = self._wrong_kinds() or self._problems()
         if problems:
             raise ModelContractError("the model's contract does not hold: " + "; ".join(problems))
+
+    def _wrong_kinds(self) -> list[str]:
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "img_size": int,
+            "in_chans": int,
+            "version": int,
+            "color_mode": str,
+            "crop": str,
+            "interpolation": str,
+            "license": str,
+            "recipe_sha256": str,
+            "temperature": (int, float),
+            "uncertain_below": (int, float),
+        }
+        rows: list[tuple[str, Any, type | tuple[type, ...]]] = [
+            (n, getattr(self, n), kind) for n, kind in kinds.items()
+        ]
+        rows += [("labels", label, str) for label in self.labels]
+        rows += [("mean", value, (int, float)) for value in self.mean]
+        rows += [("std", value, (int, float)) for value in self.std]
+        if isinstance(self.metrics, dict):
+            rows += [(f"metrics.{name}", value, (int, float)) for name, value in self.metrics.items()]
+        else:
+            rows += [("metrics", self.metrics, dict)]
+        # A bool is an int to Python, and never meant as one here.
+        wrong = [(name, value) for name, value, kind in rows if isinstance(value, bool) or not isinstance(value, kind)]
+        return [f"{name} has a value of the wrong kind: {value!r}" for name, value in wrong]
 
     def _problems(self) -> list[str]:
         checks = [

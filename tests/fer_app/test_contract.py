@@ -149,3 +149,23 @@ def test_all_problems_are_told_at_once() -> None:
 def test_text_that_is_no_contract_is_refused(text: str, said: str) -> None:
     with pytest.raises(ModelContractError, match=said):
         Contract.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"img_size": 48.5},
+        {"img_size": True},
+        {"labels": [1, 2, 3]},
+        {"crop": 7},
+        {"license": 7},
+        {"metrics": [1]},
+        {"metrics": {"accuracy": "high"}},
+        {"recipe_sha256": 5},
+        {"version": 1.5},
+        {"mean": [True, True, True]},
+    ],
+)
+def test_value_of_another_kind_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ModelContractError):
+        Contract.from_json(json.dumps(REQUIRED | changes))
