@@ -37,7 +37,7 @@ class MimicFinetuning:
         recipe: Recipe,
         table: FinetuneTable,
         faces: ImageSet,
-        selection: ImageSet,
+        selection: ImageSet | None,
         encoder_weights: dict[str, Tensor] | None,
     ) -> None:
         """Build the network.
@@ -46,7 +46,8 @@ class MimicFinetuning:
             recipe: supplies the encoder and the seed.
             table: the stage's settings.
             faces: what is trained on, with targets (N, K).
-            selection: the split that chooses the best epoch and the temperature.
+            selection: the split that chooses the best epoch and the temperature; None, where it would be one that is
+                trained on: the last epoch counts, and the temperature stays 1.
             encoder_weights: a pre-trained encoder's, or None for random ones.
 
         Raises:
@@ -81,7 +82,7 @@ class MimicFinetuning:
             anchor=table.contrastive_anchor,
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
-        self._selection_crops, self._selection_targets = crops_of(selection), hard_targets(selection)
+        self._selection = None if selection is None else (crops_of(selection), hard_targets(selection))
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
@@ -118,10 +119,13 @@ class MimicFinetuning:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Score the selection split through the serving preprocess; its best temperature comes along."""
+        if self._selection is None:
+            return {}
+        crops, targets = self._selection
         contract = self._recipe.contract()
-        logits = TorchClassifier(model, contract).logits(self._selection_crops)
-        temperature = best_temperature(logits, self._selection_targets)
-        report = classification_report(softmax(logits, temperature), self._selection_targets, contract.labels)
+        logits = TorchClassifier(model, contract).logits(crops)
+        temperature = best_temperature(logits, targets)
+        report = classification_report(softmax(logits, temperature), targets, contract.labels)
         return {
             "dev_accuracy": report.accuracy,
             "dev_mean_class_accuracy": report.mean_class_accuracy,
@@ -130,7 +134,7 @@ class MimicFinetuning:
         }
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the classifier as the newest, and as the best if its accuracy on the selection split is."""
+        """Write the classifier as the newest, and as the best if its accuracy on a selection split is."""
         metrics = {name: value for name, value in figures.items() if name != "temperature"}
         info = CheckpointInfo(
             kind="classifier",
@@ -138,9 +142,11 @@ class MimicFinetuning:
             counters=counters,
             recipe=self._recipe.model_dump(mode="json"),
             metrics=metrics,
-            contract=self._recipe.contract().replace(temperature=figures["temperature"]),
+            contract=self._recipe.contract().replace(temperature=figures.get("temperature", 1.0)),
         )
         save_checkpoint(folder.last, model.state_dict(), info)
+        if self._selection is None:
+            return
         best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
         if figures["dev_accuracy"] > best:
             save_checkpoint(folder.best, model.state_dict(), info)

@@ -121,7 +121,11 @@ class PretrainTable(_StageTable):
 
 
 class FinetuneTable(_StageTable):
-    """Supervised fine-tuning: CE, CE + SCL, or CE + MSCL (MIMIC, arXiv:2401.07245)."""
+    """Supervised fine-tuning: CE, CE + SCL, or CE + MSCL (MIMIC, arXiv:2401.07245).
+
+    The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
+    with the others the last epoch counts, and probabilities are not calibrated.
+    """
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
     votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"

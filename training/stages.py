@@ -123,7 +123,7 @@ def _prepare(
     else:
         root = data.need_ferplus()
         faces = _limited(load_ferplus(root, table.split, table.votes), table.limit)
-        selection = load_ferplus(root, "dev")
+        selection = load_ferplus(root, "dev") if table.split == "train-main" else None
         objective = MimicFinetuning(recipe, table, faces, selection, start)
     settings = LoopSettings(
         epochs=table.epochs,

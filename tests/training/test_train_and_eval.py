@@ -184,6 +184,23 @@ def test_what_a_later_stage_reads_is_missed_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "train+valid"])
+def test_nothing_is_selected_on_faces_that_are_trained_on(mini_ferplus: Path, tmp_path: Path, split: str) -> None:
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
+    for value in ('stages=["finetune"]', f"finetune.split={split}"):
+        arguments += ["--set", value]
+    result = runner.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "finetune" / "last.safetensors")
+    assert not (tmp_path / "finetune" / "best.safetensors").exists()
+    _, info = load_checkpoint(tmp_path / "finetune" / "last.safetensors")
+    assert info.counters["epochs"] == 3
+    assert info.metrics == {}
+    assert info.contract is not None
+    assert info.contract.temperature == 1.0
+    assert "dev_accuracy" not in result.stderr
+
+
 def test_three_channels_and_photos(tmp_path: Path) -> None:
     """A colour network, larger than the pictures, pre-trained on photos and faces together."""
     data = write_mini_ferplus(tmp_path / "data", per_class=6)
