@@ -140,14 +140,21 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
     started, done = 0.0, 0
     objective.start_epoch(0)
     for i in range(_PROBE_STEPS):
-        if i == 1:  # the first step allocates
-            started = time.perf_counter()
         batch = batches[i % len(batches)]
         with fabric.autocast():
             losses = objective.losses(model, batch, np.random.default_rng(0))
         fabric.backward(losses["loss"])
-        done += len(batch) if i else 0
-    return done / (time.perf_counter() - started)
+        if i == 0:  # the first step allocates
+            started = _time_when_done(losses)
+        else:
+            done += len(batch)
+    return done / (_time_when_done(losses) - started)
+
+
+def _time_when_done(losses: dict[str, Tensor]) -> float:
+    """Return the time, in s, when the device has done all that was asked of it: a GPU is only given work."""
+    losses["loss"].item()
+    return time.perf_counter()
 
 
 def _mark_forward_methods(model: Any, objective: Objective) -> None:
