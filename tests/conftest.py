@@ -63,3 +63,11 @@ def ferplus_dir() -> Path:
     path = Path(named)
     assert path.exists(), f"FER_DATA names {path}, which does not exist"
     return path
+
+
+@pytest.fixture(scope="session")
+def mini_ferplus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FERPlus folder of 96 + 32 drawn faces, whose classes can be learnt."""
+    from tests.training.miniature import write_mini_ferplus  # needs what training needs
+
+    return write_mini_ferplus(tmp_path_factory.mktemp("mini"))
