@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -20,8 +21,9 @@ from tests.training.miniature import write_mini_ferplus, write_mini_photos
 from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
 from training.data.ferplus import load_ferplus
-from training.evaluation import crops_of, file_sha256, load_classifier, open_classifier
+from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier
 from training.evaluation import evaluate as score
+from training.recipe import load_recipe
 
 runner = CliRunner()
 app = Typer()
@@ -154,6 +156,14 @@ def test_a_checkpoint_runs_where_asked_or_not_at_all(trained: tuple[Path, Path, 
         open_classifier(run / "finetune" / "best.safetensors", device=device)
     with pytest.raises(InputError, match="no such device"):
         open_classifier(run / "finetune" / "best.safetensors", device=f"{device}x")
+
+
+def test_a_model_of_other_labels_is_refused(mini_ferplus: Path) -> None:
+    """In another order, every figure would be wrong and nothing would look so."""
+    contract = load_recipe("debug").contract()
+    model = TorchClassifier(torch.nn.Identity(), contract.replace(labels=contract.labels[::-1]))
+    with pytest.raises(DatasetError, match="the data has classes"):
+        score(model, load_ferplus(mini_ferplus, "valid"))
 
 
 def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tuple[Path, Path, str]) -> None:
