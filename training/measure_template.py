@@ -49,11 +49,13 @@ class Found(NamedTuple):
     Attributes:
         crops: uint8, (N, 48, 48), the data set's own crops.
         landmarks: float64, (N, 5, 2), in px of the crop (0..48).
+        kept: int64, (N,), their numbers among the pictures that were looked at.
         looked_at: number of pictures that the detector saw.
     """
 
     crops: UInt8
     landmarks: Float64
+    kept: npt.NDArray[np.int64]
     looked_at: int
 
 
@@ -82,7 +84,7 @@ def find_landmarks(crops: UInt8) -> Found:
             if len(found):
                 kept.append(start + i)
                 landmarks.append(found.landmarks[0].astype(np.float64) / ENLARGE - MARGIN)
-    return Found(crops[kept], np.reshape(landmarks, (-1, 5, 2)), len(crops))
+    return Found(crops[kept], np.reshape(landmarks, (-1, 5, 2)), np.array(kept, np.int64), len(crops))
 
 
 def template_from(landmarks: Float64) -> Float64:
