@@ -10,7 +10,7 @@ import torch
 
 from export.mtcnn_onnx import BUILDERS, NETWORKS, build_model, main
 from fer_app.boxes import pairwise_iou
-from fer_app.detection import MtcnnDetector
+from fer_app.detection import MtcnnDetector, area_resize, cascade
 from fer_app.session import open_session
 
 facenet_pytorch = pytest.importorskip("facenet_pytorch", reason="facenet-pytorch comes with the extra [export]")
@@ -70,8 +70,18 @@ def detectors(request):
 
 @pytest.mark.parametrize("name", SCENES)
 def test_same_faces_as_facenet_pytorch(detectors, astronaut, name):
-    theirs, ours = detectors
-    picture = scene(name, astronaut)
+    compare(*detectors, scene(name, astronaut))
+
+
+@pytest.mark.parametrize("name", ["stretched", "crowd"])
+def test_the_same_where_pictures_are_taken_in_parts(detectors, astronaut, name, monkeypatch):
+    monkeypatch.setattr(area_resize, "WHOLE_PIXELS", 1000)
+    monkeypatch.setattr(area_resize, "BAND_PIXELS", 50_000)
+    monkeypatch.setattr(cascade, "PNET_PIXELS_PER_RUN", 20_000)
+    compare(*detectors, scene(name, astronaut))
+
+
+def compare(theirs, ours, picture):
     boxes, probs, landmarks = theirs.detect(picture, landmarks=True)
     (found,) = ours.detect([picture])
     if boxes is None:
