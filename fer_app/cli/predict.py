@@ -83,7 +83,7 @@ def predict(
     except InputError as error:
         raise typer.BadParameter(str(error), param_hint="--device") from error
     report = _Report()
-    pictures = _expand(sources, recursive, report)
+    pictures = _expand(sources, recursive, output, report)
     if pictures:
         from fer_app.image_io import DEFAULT_MAX_PIXELS
         from fer_app.recognizer import Recognizer
@@ -122,8 +122,11 @@ class _Report:
         self.line(str(error))
 
 
-def _expand(sources: list[str], recursive: bool, report: _Report) -> list[Path | _Stdin]:
-    """Return the pictures that the arguments mean; what means none is reported."""
+def _expand(sources: list[str], recursive: bool, output: Path | None, report: _Report) -> list[Path | _Stdin]:
+    """Return the pictures that the arguments mean; what means none is reported.
+
+    A folder does not mean the output folder below it: what an earlier run has drawn would be drawn again.
+    """
     from fer_app.image_files import find_images
 
     pictures: list[Path | _Stdin] = []
@@ -133,6 +136,8 @@ def _expand(sources: list[str], recursive: bool, report: _Report) -> list[Path |
             continue
         try:
             found = find_images([source], recursive=recursive)
+            if output is not None and Path(source).resolve() in output.resolve().parents:
+                found = [path for path in found if output.resolve() not in path.resolve().parents]
             if not found:
                 hint = "" if recursive else "; --recursive looks into its subfolders"
                 raise InputError(f"{source}: no picture in this folder{hint}")

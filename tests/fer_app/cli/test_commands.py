@@ -182,6 +182,18 @@ def test_drawn_pictures_have_names_of_their_own(predict, tmp_path, astronaut_pat
     assert np.abs(drawn.astype(int) - cv2.imread(str(astronaut_path))).max() > 100
 
 
+def test_what_was_drawn_is_not_drawn_again(predict, folder):
+    for _ in range(2):
+        result = predict(folder, "-r", "-o", folder / "sub" / "drawn", "-f", "jsonl", status=1)
+        assert len(result.stdout.splitlines()) == 3
+    drawn = sorted(path.name for path in (folder / "sub" / "drawn").iterdir())
+    assert drawn == ["empty_faces.png", "good_faces.jpg", "Γειά 顔_faces.jpg"]
+    # Asked for by name, or as a folder of its own, it is a picture like any other.
+    assert (
+        len(predict(folder / "sub" / "drawn", "-o", folder / "sub" / "drawn", "-f", "jsonl").stdout.splitlines()) == 3
+    )
+
+
 def test_an_output_folder_that_cannot_be(predict, tmp_path, astronaut_path):
     (tmp_path / "file").write_text("")
     result = predict(astronaut_path, "--output", tmp_path / "file", status=1)
