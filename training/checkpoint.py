@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
+from fer_app.model_store import bundled_models
 
 FORMAT_VERSION = 1
 _INFO_KEY = "fer.checkpoint"
@@ -98,15 +99,16 @@ def save_checkpoint(
 
 
 def bundled_checkpoint() -> Path:
-    """Return the bundled model's weights (16-bit), from which further training may start.
+    """Return the weights of the default bundled model (16-bit), from which further training may start.
 
     Raises:
         CheckpointError: this installation carries none.
     """
-    found = sorted(Path(str(resources.files("training") / "weights")).glob("*.safetensors"))
-    if len(found) != 1:
-        raise CheckpointError(f"expected one bundled checkpoint in training/weights, found {len(found)}")
-    return found[0]
+    default = next((entry.name for entry in bundled_models() if entry.default), None)
+    path = Path(str(resources.files("training") / "weights" / f"{default}.safetensors"))
+    if default is None or not path.is_file():
+        raise CheckpointError("this installation carries no weights to start from")
+    return path
 
 
 def read_info(path: Path) -> CheckpointInfo:

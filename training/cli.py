@@ -40,13 +40,15 @@ def train(
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     from training.data.locate import locate
+    from training.report import Report
     from training.stages import run_recipe
 
+    report = Report(sys.stderr)
     folder = run_dir or Path("runs") / parsed.name
-    checkpoint = run_recipe(parsed, locate(data), folder, _tell, resume=resume)
+    checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume)
     typer.echo(str(checkpoint))
     if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
-        _tell(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
+        report.line(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
 
 
 def evaluate(
@@ -90,7 +92,3 @@ def evaluate(
     for line in report_lines(report):
         typer.echo(line)
     typer.echo(f"model sha256 {sha256}")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from fer_app.errors import CheckpointError, DivergedError
+from training.report import Report
 from training.run_folder import RunFolder
 from training.schedule import warmup_cosine
 
@@ -168,7 +169,7 @@ def fit(
     settings: LoopSettings,
     folder: RunFolder,
     fabric: Fabric,
-    report: Callable[[str], None],
+    report: Report,
     *,
     resume: bool = False,
 ) -> Progress:
@@ -193,7 +194,7 @@ def fit(
             means.restore(state["means"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the state in {folder.path} is of another program or recipe: {error!r}") from error
-        report(f"resumed at epoch {progress.epoch}, step {progress.step}")
+        report.line(f"resumed at epoch {progress.epoch}, step {progress.step}")
     folder.forget_after(progress.total_steps, progress.epoch)
     averaged: nn.Module = ema.module if ema is not None else objective.model
 
@@ -213,6 +214,7 @@ def fit(
                 row = means.take(epoch, progress.total_steps)
                 lr = optimizer.param_groups[-1]["lr"]
                 folder.log({"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
+                report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
             if now - saved > 60 * settings.checkpoint_minutes:
                 _save_state(folder, objective, optimizer, ema, progress, means)
                 saved = time.monotonic()
@@ -223,7 +225,7 @@ def fit(
         objective.save(folder, averaged, counters, progress.figures)
         _save_state(folder, objective, optimizer, ema, progress, means)
         saved = time.monotonic()
-        report(_epoch_line(progress, settings, means))
+        report.line(_epoch_line(progress, settings, means))
     return progress
 
 
@@ -321,5 +323,9 @@ class _Means:
 
 def _epoch_line(progress: Progress, settings: LoopSettings, means: _Means) -> str:
     left = progress.seconds / progress.epoch * (settings.epochs - progress.epoch)
-    values = " ".join(f"{name} {value:.4g}" for name, value in {**means.last, **progress.figures}.items())
+    values = _values({**means.last, **progress.figures})
     return f"epoch {progress.epoch}/{settings.epochs} {values} (about {left / 3600:.2f} h left)"
+
+
+def _values(row: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in row.items())

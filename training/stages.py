@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,9 +20,8 @@ from training.loop import LoopSettings, Objective, fit, measure_speed
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
 from training.recipe import PretrainTable, Recipe, Stage
+from training.report import Report
 from training.run_folder import RunFolder
-
-Report = Callable[[str], None]
 
 
 def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
@@ -33,7 +31,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         recipe: what to run.
         data: where the pictures are.
         run_dir: made if needed; stages get the folders `pretrain` and `finetune` in it.
-        report: takes lines for the user.
+        report: tells the user.
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
 
     Raises:
@@ -56,7 +54,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
             progress = fit(objective, settings, folder, fabric, report, resume=resume)
             folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
         else:
-            report(f"{stage}: already done in {folder.path}")
+            report.line(f"{stage}: already done in {folder.path}")
         made = folder.best if folder.best.is_file() else folder.last
         start = _encoder_weights(made)
     return made
@@ -172,7 +170,7 @@ def _announce(
     rate = measure_speed(objective, settings, fabric)
     hours = settings.epochs * steps * batch / rate / 3600
     views = f" of {objective.views} views" if objective.views > 1 else ""
-    report(
+    report.line(
         f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
         f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}, "
         f"learning rate {settings.lr:g}; {rate:.0f} images/s, about {hours:.2f} h"

@@ -14,6 +14,7 @@ from training.data.ferplus import load_ferplus
 from training.loop import LoopSettings, Progress, epoch_order, fit, measure_speed
 from training.mimic_finetuning import MimicFinetuning
 from training.recipe import load_recipe
+from training.report import Report
 from training.run_folder import RunFolder
 
 RECIPE = load_recipe("debug", ["model.drop_path_rate=0.3"])
@@ -58,7 +59,7 @@ def objective(mini_ferplus: Path, kind: type[Interruptible] = Interruptible) -> 
 
 def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = False, **changes: Any) -> Progress:
     settings = LoopSettings(**{**vars(SETTINGS), **changes})
-    return fit(target, settings, RunFolder(folder), fabric, lambda _: None, resume=resume)
+    return fit(target, settings, RunFolder(folder), fabric, Report(None), resume=resume)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
