@@ -16,6 +16,7 @@ The 16-bit checkpoint is the source of everything else, so that the ONNX file ca
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def _measured(made: Bundle) -> str:
     lines += ["| class | faces | recall % | precision % | F1 % |", "|---|---|---|---|---|"]
     for k, label in enumerate(report.labels):
         figures = (report.recall[k], report.precision[k], report.f1[k])
-        cells = " | ".join(f"{100 * value:.1f}" for value in figures)
+        cells = " | ".join("-" if math.isnan(value) else f"{100 * value:.1f}" for value in figures)
         lines.append(f"| {label} | {report.confusion[k].sum()} | {cells} |")
     lines += ["", f"![confusion matrix on FERPlus Valid](../images/{made.name}-confusion.png)", "", ""]
     return "\n".join(lines)

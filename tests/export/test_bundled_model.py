@@ -1,0 +1,60 @@
+"""The model that ships: its files agree with each other, its figure is true, and training can start from it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_app.model_store import bundled_models
+from training.checkpoint import bundled_checkpoint, load_checkpoint
+from training.data.ferplus import load_ferplus
+from training.data.locate import locate
+from training.evaluation import evaluate, open_classifier
+from training.recipe import load_recipe
+from training.report import Report
+from training.stages import run_recipe
+
+MODELS = bundled_models()
+TRAINING_WEIGHTS = bundled_checkpoint().parent
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_the_served_file_computes_what_the_kept_weights_do(entry) -> None:
+    served, kept = open_classifier(entry.path), open_classifier(TRAINING_WEIGHTS / f"{entry.name}.safetensors")
+    assert served.contract == kept.contract
+    assert served.contract.metrics == dict(entry.metrics)
+    crops = np.random.default_rng(0).integers(0, 256, (9, 48, 48), np.uint8)
+    assert np.abs(served.logits(crops) - kept.logits(crops)).max() < 1e-4
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_its_recipe_is_the_bundled_one(entry) -> None:
+    contract = open_classifier(entry.path).contract
+    assert contract.recipe_sha256 == load_recipe(entry.name).sha256
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_its_card_and_size(entry, repository: Path) -> None:
+    card = (repository / entry.card).read_text(encoding="utf-8")
+    assert entry.sha256 in card
+    assert f"**{100 * entry.metrics['ferplus_valid_accuracy']:.2f} %**" in card
+    assert entry.path.stat().st_size <= 25e6
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_its_figure_is_true(entry, ferplus_dir: Path) -> None:
+    report = evaluate(open_classifier(entry.path), load_ferplus(locate([ferplus_dir]).need_ferplus(), "valid"))
+    assert report.n == 3191
+    assert report.accuracy == pytest.approx(entry.metrics["ferplus_valid_accuracy"], abs=1 / 3191)
+
+
+def test_training_starts_from_it(mini_ferplus: Path, tmp_path: Path) -> None:
+    default = next(entry for entry in MODELS if entry.default)
+    values = ["init=bundled", "finetune.epochs=1", "finetune.base_lr=1e-12", "finetune.batch_size=16", "precision=fp32"]
+    recipe = load_recipe(default.name, [*values, "finetune.warmup_epochs=0.0", "finetune.ema_decay=0.5"])
+    made = run_recipe(recipe, locate([mini_ferplus]), tmp_path / "run", Report(None))
+    (ours, _), (theirs, _) = load_checkpoint(made), load_checkpoint(bundled_checkpoint())
+    names = [name for name in theirs if name.startswith("encoder.blocks.") and name.endswith("weight")]
+    assert names
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in names)
