@@ -111,6 +111,15 @@ def bundled_checkpoint() -> Path:
     return path
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of this project; False for anything else, and where there is none."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return _INFO_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_info(path: Path) -> CheckpointInfo:
     """Read a checkpoint's header alone.
 
@@ -140,7 +149,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: C
     Raises:
         CheckpointError: names or shapes differ; one line that names the first few.
     """
-    own = model.state_dict()
+    if problem := misfits(model.state_dict(), weights, may_lack=may_lack):
+        raise CheckpointError(f"its weights do not fit: {problem}")
+    model.load_state_dict(weights, strict=False)
+
+
+def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, may_lack: Container[str] = ()) -> str:
+    """Return in one line how names and shapes of `weights` differ from `own`; empty where they do not.
+
+    Args:
+        own: a model's state dict; its tensors may be on the meta device.
+        weights: what is to be loaded into it.
+        may_lack: names of `own` that `weights` need not have.
+    """
     shared = sorted(own.keys() & weights.keys())
     shapes = [(name, tuple(weights[name].shape), tuple(own[name].shape)) for name in shared]
     problems = {
@@ -148,10 +169,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: C
         "missing": [name for name in sorted(own.keys() - weights.keys()) if name not in may_lack],
         "unknown": sorted(weights.keys() - own.keys()),
     }
-    if any(problems.values()):
-        told = [f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names]
-        raise CheckpointError(f"its weights do not fit: {', '.join(told)}")
-    model.load_state_dict(weights, strict=False)
+    return ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names)
 
 
 def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, may_lack_norm: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
-from training.checkpoint import bundled_checkpoint, load_checkpoint
+from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.general import load_images
 from training.data.image_set import ImageSet
@@ -19,6 +19,7 @@ from training.data.locate import DataSources
 from training.loop import LoopSettings, Objective, fit, measure_speed
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
+from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
@@ -43,7 +44,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     _refuse_another_run(recipe, run_dir, resume)
     RunFolder(run_dir)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
-    start = _initial_encoder(recipe)
+    start = _initial_encoder(recipe, report)
     made = run_dir
     for stage in recipe.stages:
         folder = RunFolder(run_dir / stage)
@@ -93,11 +94,21 @@ def _need_sources(recipe: Recipe, data: DataSources) -> None:
         data.need_ferplus()
 
 
-def _initial_encoder(recipe: Recipe) -> dict[str, Tensor] | None:
-    """Return the weights that `init` names: none, the bundled model's, or a checkpoint's."""
+def _initial_encoder(recipe: Recipe, report: Report) -> dict[str, Tensor] | None:
+    """Return the weights that `init` names, and say what they are.
+
+    None for `scratch`; else the bundled model's, a checkpoint's of this project, or published ones.
+    """
     if recipe.init == "scratch":
         return None
-    return _encoder_weights(bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init))
+    path = bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init)
+    if is_checkpoint(path):
+        weights = _encoder_weights(path)
+        line = f"init: {path}: {len(weights)} tensors of the encoder of a checkpoint"
+    else:
+        weights, line = read_public_weights(recipe.init, recipe.model)
+    report.line(line)
+    return weights
 
 
 def _encoder_weights(path: Path) -> dict[str, Tensor]:

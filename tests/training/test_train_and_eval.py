@@ -17,6 +17,8 @@ from fer_app.errors import (
     ModelNotFoundError,
     ProviderUnavailableError,
 )
+from models.mae import MaskedAutoencoder
+from models.vit import VisionTransformer
 from tests.training.miniature import write_mini_ferplus, write_mini_photos
 from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
@@ -114,14 +116,31 @@ def test_an_encoder_of_another_shape_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def train_from(start: Path, data: Path, run: Path, stage: str, *changes: str) -> None:
-    """Run one stage of the debug recipe from a checkpoint, too slowly to move far from it."""
+def test_finetuning_starts_from_published_weights(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """A masked autoencoder of RGB pictures and another grid, saved as MAE saves them."""
+    data, _, _ = trained
+    model = load_recipe("debug").model.model_copy(update={"img_size": 64, "in_chans": 3})
+    state = MaskedAutoencoder(VisionTransformer(model.vit_config()), 32, 1, 2).state_dict()
+    state = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
+    torch.save({"model": state}, tmp_path / "mae_full.pth")
+    stderr = train_from(tmp_path / "mae_full.pth", data, tmp_path / "run", "finetune")
+    assert "dropped 20 of the decoder; patch embedding summed over RGB; positions resized from 8 x 8 to 6 x 6" in stderr
+    ours, _ = load_checkpoint(tmp_path / "run" / "finetune" / "last.safetensors")
+    assert np.allclose(ours["encoder.blocks.1.mlp.fc2.weight"], state["blocks.1.mlp.fc2.weight"], atol=1e-6)
+    summed = state["patch_embed.proj.weight"].sum(1, keepdim=True)
+    assert np.allclose(ours["encoder.patch_embed.proj.weight"], summed, atol=1e-6)
+
+
+def train_from(start: Path, data: Path, run: Path, stage: str, *changes: str) -> str:
+    """Run one stage of the debug recipe from a checkpoint, too slowly to move far from it; returns what it told."""
     arguments = ["train", "debug", "--data", str(data), "--run-dir", str(run)]
     values = (f'stages=["{stage}"]', f"init='{start}'", f"{stage}.epochs=1", f"{stage}.base_lr=1e-12")
     for value in (*values, "finetune.warmup_epochs=0", *changes):
         arguments += ["--set", value]
     result = runner.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
+    assert f"init: {start}: " in result.stderr
+    return result.stderr
 
 
 def test_finetuning_starts_from_the_pretrained_encoder(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
