@@ -31,8 +31,13 @@ def train(
     from training.recipe import bundled_recipes, load_recipe
 
     if show:
-        for name in bundled_recipes():
-            typer.echo(f"{name:28} {load_recipe(name).summary}")
+        names = bundled_recipes()
+        width = max(map(len, names))
+        for name in names:
+            listed = load_recipe(name)
+            typer.echo(f"{name:{width}}  {listed.summary}")
+            for note in listed.notes():
+                typer.echo(f"{'':{width}}  {note}")
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or pass --list to see them", param_hint="RECIPE")

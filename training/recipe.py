@@ -3,6 +3,8 @@
 A recipe names the stages it runs (`pretrain`, then `finetune`), the network, and one table a stage. Unknown keys are
 refused with the nearest valid name, and every problem of a file is reported at once. Values that follow from others
 (the learning rate from `base_lr` and the batch, steps from epochs) are computed where they are used and never written.
+
+A file may hold differences alone: `base = "NAME"` takes the rest from another recipe, which has no base itself.
 """
 
 from __future__ import annotations
@@ -155,8 +157,18 @@ class FinetuneTable(_StageTable):
         return self
 
 
+class ExpectedTable(_Table):
+    """What a publication reports for these settings, in per cent as printed. It is shown and never computed with."""
+
+    ferplus_test_accuracy: float = Field(gt=0.0, le=100.0)
+    source: str
+
+
 class Recipe(_Table):
-    """A whole training run."""
+    """A whole training run.
+
+    `hardware` and `expected` are words for the reader: no checkpoint, run folder or digest holds them.
+    """
 
     name: str
     summary: str = ""
@@ -169,6 +181,8 @@ class Recipe(_Table):
     model: ModelTable = ModelTable()
     pretrain: PretrainTable | None = None
     finetune: FinetuneTable | None = None
+    hardware: str = Field("", exclude=True)
+    expected: ExpectedTable | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -203,6 +217,12 @@ class Recipe(_Table):
             recipe_sha256=self.sha256,
         )
 
+    def notes(self) -> list[str]:
+        """Return lines for the reader: the published figure and the hardware, where the recipe tells them."""
+        expected, hardware = self.expected, self.hardware
+        figure = expected and f"expected: {expected.ferplus_test_accuracy:.2f} % on FERPlus Test ({expected.source})"
+        return [line for line in (figure, hardware and f"hardware: {hardware}") if line]
+
     def to_json(self) -> str:
         """Return the recipe, defaults included, as one line of JSON with sorted keys."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
@@ -214,9 +234,9 @@ class Recipe(_Table):
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """Return the recipes that ship with the package, by name."""
+    """Return the recipes that ship with the package, by name: the path below `recipes/` without the suffix."""
     folder = Path(str(resources.files("training") / "recipes"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -225,22 +245,56 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     Raises:
         ConfigError: no such recipe, no valid TOML, or fields that are unknown or wrong (all of them in one message).
     """
-    path = bundled_recipes().get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, bundled_recipes(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; bundled: {', '.join(bundled_recipes())}"
-        raise ConfigError(f"no recipe {name_or_path!r}: neither a bundled name nor a file{hint}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    values.setdefault("name", path.stem)
+    bundled = bundled_recipes()
+    path = bundled.get(name_or_path, Path(name_or_path))
+    values = _on_its_base(_read(path, name_or_path), path)
+    values.setdefault("name", name_or_path if name_or_path in bundled else path.stem)
     for override in overrides or []:
         _apply_override(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path.name}: " + "; ".join(_describe(error))) from error
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    """Return a file's values; `name` is what was asked for."""
+    if not path.is_file():
+        near = difflib.get_close_matches(name, bundled_recipes(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "fer train --list shows the bundled ones"
+        raise ConfigError(f"no recipe {name!r}: neither a bundled name nor a file; {hint}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _on_its_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Lay a file's values over those of the recipe that its `base` names, a bundled one or a file beside it.
+
+    What describes the base alone stays behind: its name, its summary and its expected figure.
+    """
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path.name}: base is not the name of a recipe")
+    try:
+        below = _read(bundled_recipes().get(base, path.parent / base), base)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: base: {error}") from error
+    if "base" in below:
+        raise ConfigError(f"{path.name}: its base {base!r} has a base itself; only one level is read")
+    return _merged({key: below[key] for key in below.keys() - {"name", "summary", "expected"}}, values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both, tables joined key by key; where both have a value it is `above`'s."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merged(below[key], above[key])
+    return merged
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -282,6 +336,7 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         ("model",): ModelTable,
         ("pretrain",): PretrainTable,
         ("finetune",): FinetuneTable,
+        ("expected",): ExpectedTable,
         ("pretrain", "augment"): AugmentSpec,
         ("finetune", "augment"): AugmentSpec,
     }

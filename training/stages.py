@@ -44,6 +44,8 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     _refuse_another_run(recipe, run_dir, resume)
     RunFolder(run_dir)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
+    for note in recipe.notes():
+        report.line(note)
     start = _initial_encoder(recipe, report)
     made = run_dir
     for stage in recipe.stages:

@@ -34,6 +34,12 @@ def test_there_are_the_promised_recipes() -> None:
     assert {"debug", "mimic_tiny_ferplus", "mimic_hybrid_ferplus"} <= set(bundled_recipes())
 
 
+def test_the_bundled_models_digest_is_the_one_it_carries() -> None:
+    """Its contract names the recipe by this digest: what is added to recipes must leave it as it is."""
+    digest = "5879e808d912e9857a95329de2758c5eb09df8bd8b5c66a6ab813e640fa773ab"
+    assert load_recipe("mimic_hybrid_ferplus").sha256 == digest
+
+
 def test_learning_rate_follows_the_batch(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL))
     assert recipe.name == "mine"
@@ -53,6 +59,61 @@ def test_digest_depends_on_values_and_not_on_layout(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert load_recipe(path).sha256 == load_recipe(path, ["seed=0"]).sha256
     assert load_recipe(path).sha256 != load_recipe(path, ["seed=1"]).sha256
+
+
+def test_words_for_the_reader_are_shown_and_held_nowhere(tmp_path: Path) -> None:
+    told = 'hardware = "a GPU"\nexpected = { ferplus_test_accuracy = 91.1, source = "Table I" }\n'
+    plain, wordy = load_recipe(write(tmp_path, MINIMAL)), load_recipe(write(tmp_path, told + MINIMAL))
+    assert plain.notes() == []
+    assert wordy.notes() == ["expected: 91.10 % on FERPlus Test (Table I)", "hardware: a GPU"]
+    assert wordy.to_json() == plain.to_json()
+    assert wordy.sha256 == plain.sha256
+    assert wordy.model_dump(mode="json") == plain.model_dump(mode="json")
+
+
+def test_a_recipe_may_hold_differences_alone(tmp_path: Path) -> None:
+    (tmp_path / "below.toml").write_text(
+        'name = "b"\nsummary = "b"\nhardware = "h"\nseed = 3\n'
+        'expected = { ferplus_test_accuracy = 90.0, source = "b" }\n'
+        + MINIMAL
+        + "betas = [0.8, 0.9]\n[finetune.augment]\nhflip = 0.5\nblur_p = 0.1\n"
+    )
+    path = write(
+        tmp_path,
+        'base = "below.toml"\n[finetune]\nepochs = 4\nbetas = [0.7, 0.9]\n[finetune.augment]\nblur_p = 0.2\n',
+    )
+    recipe = load_recipe(path, ["finetune.batch_size=128"])
+    assert (recipe.name, recipe.summary, recipe.expected) == ("mine", "", None)  # they were said of the base
+    assert (recipe.seed, recipe.hardware) == (3, "h")
+    assert recipe.finetune is not None
+    assert (recipe.finetune.epochs, recipe.finetune.batch_size, recipe.finetune.base_lr) == (4, 128, 1e-4)
+    assert recipe.finetune.betas == (0.7, 0.9)
+    assert (recipe.finetune.augment.hflip, recipe.finetune.augment.blur_p) == (0.5, 0.2)
+
+
+def test_the_base_may_be_a_bundled_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, 'base = "debug"\nseed = 5\n'))
+    assert recipe.model == load_recipe("debug").model
+    assert (recipe.name, recipe.seed) == ("mine", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'base = "debugg"',
+            "mine.toml: base: no recipe 'debugg': neither a bundled name nor a file; did you mean 'debu",
+        ),
+        ("base = 3", "mine.toml: base is not the name of a recipe"),
+        ('base = "mine.toml"', "mine.toml: its base 'mine.toml' has a base itself; only one level is read"),
+        ('base = "debug"\nmodel = 3', "mine.toml: model: "),
+        ('base = "debug"\n[finetune]\nepochz = 3', "unknown key finetune.epochz (did you mean epochs?)"),
+    ],
+)
+def test_a_base_that_does_not_do_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert said in str(caught.value)
 
 
 def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
@@ -88,6 +149,9 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path) ->
         (["finetune.augment.hflip=2"], "finetune.augment.hflip"),
         (["nonsense"], "expected table.key=value"),
         (["seed.x=1"], "seed"),
+        (["base=debug"], "unknown key base"),
+        (["expected.ferplus_accuracy=9"], "expected.ferplus_accuracy (did you mean ferplus_test_accuracy?)"),
+        (["expected={ ferplus_test_accuracy = 101.0, source = 'x' }"], "expected.ferplus_test_accuracy"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
