@@ -106,6 +106,7 @@ def test_the_base_may_be_a_bundled_recipe(tmp_path: Path) -> None:
         ),
         ("base = 3", "mine.toml: base is not the name of a recipe"),
         ('base = "mine.toml"', "mine.toml: its base 'mine.toml' has a base itself; only one level is read"),
+        ('base = "mae/vit_l16"', "has a base itself"),
         ('base = "debug"\nmodel = 3', "mine.toml: model: "),
         ('base = "debug"\n[finetune]\nepochz = 3', "unknown key finetune.epochz (did you mean epochs?)"),
     ],

@@ -285,3 +285,7 @@ def test_list_shows_the_recipes() -> None:
     result = runner.invoke(app, ["train", "--list"])
     assert result.exit_code == 0
     assert "mimic_hybrid_ferplus" in result.stdout
+    lines = result.stdout.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("mimic/vit_l16_ferplus_paper "))
+    assert lines[place + 1].strip().startswith("expected: 91.14 % on FERPlus Test (MIMIC Table I")
+    assert lines[place + 2].strip().startswith("hardware: ")
