@@ -87,6 +87,110 @@ def write_mini_ferplus(root: Path, per_class: int = 12, seed: int = 0) -> Path:
     return root / "ferplus"
 
 
+def write_mini_fer2013_csv(root: Path, per_class: int = 2, *, votes: bool = False, seed: int = 0) -> Path:
+    """Write `root/fer2013.csv`, and with `votes` a `fer2013new.csv` whose rows pair with it, drawn names and traps.
+
+    Every Usage has `per_class` faces of each of FER2013's seven classes, in FER2013's order. The traps of the vote
+    file: after the first face of a part comes one without a name (no face), the numbers in the names skip it, and the
+    part's last two rows have the same name.
+
+    Returns:
+        `root/fer2013.csv`.
+    """
+    rng = np.random.default_rng(seed)
+    order = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    faces, voted, number = [], [], 0
+    for usage in ("Training", "PublicTest", "PrivateTest"):
+        drawn = [(k, label) for _ in range(per_class) for k, label in enumerate(order)]
+        for i, (k, label) in enumerate([drawn[0], *drawn]):
+            pixels = " ".join(str(value) for value in draw_face(label, rng).ravel())
+            faces.append((k, pixels, usage))
+            if i == 1:
+                voted.append((usage, "", *[0] * 9, 10))
+                continue
+            number += i < len(drawn)
+            voted.append((usage, f"fer{number:07d}.png", *[8 * (label == own) for own in LABELS], 2, 0))
+    _write_csv(root / "fer2013.csv", [("emotion", "pixels", "Usage"), *faces])
+    if votes:
+        _write_csv(root / "fer2013new.csv", [("Usage", "Image name", *LABELS, "unknown", "NF"), *voted])
+    return root / "fer2013.csv"
+
+
+def write_mini_raf_db(root: Path, per_class: int = 2, seed: int = 0) -> Path:
+    """Write `root/basic`, RAF-DB's folder, with `per_class` coloured 100 px faces a class in Train and in Test."""
+    rng = np.random.default_rng(seed)
+    order = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+    lines = []
+    for part in ("train", "test"):
+        for i in range(7 * per_class):
+            stem = f"{part}_{i + 1:05d}"
+            write_face(root / "basic" / "Image" / "aligned" / f"{stem}_aligned.jpg", order[i % 7], rng, 100)
+            lines.append(f"{stem}.jpg {i % 7 + 1}\n")
+    (root / "basic" / "EmoLabel").mkdir()
+    (root / "basic" / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
+    return root / "basic"
+
+
+AFFECTNET_ORDER = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+
+
+def write_mini_affectnet_tables(root: Path, per_class: int = 2, seed: int = 0) -> Path:
+    """Write `root/affectnet`: training.csv, validation.csv (this one without a header), and whole pictures.
+
+    Of every face's picture the face is the 48 px square at (10, 20). The last row of each table is no face.
+    """
+    rng = np.random.default_rng(seed)
+    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    for part, name in enumerate(("training.csv", "validation.csv")):
+        rows: list[tuple[object, ...]] = [] if part else [tuple(header.split(","))]
+        for i in range(8 * per_class + 1):
+            path = f"{part}/face{i:03d}.jpg"
+            scene = np.zeros((90, 80, 3), np.uint8)
+            scene[20:68, 10:58] = draw_face(AFFECTNET_ORDER[i % 8], rng)[..., None]
+            target = root / "affectnet" / "Manually_Annotated_Images" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(target), scene)
+            expression = 10 if i == 8 * per_class else i % 8
+            rows.append((path, 10, 20, 48, 48, "1;2;3;4", expression, -0.5, 0.25))
+        _write_csv(root / "affectnet" / name, rows)
+    return root / "affectnet"
+
+
+def write_mini_affectnet_npy(root: Path, per_class: int = 2, seed: int = 0) -> Path:
+    """Write `root/affectnet-npy`: train_set and val_set, each with images and an annotation file a face."""
+    rng = np.random.default_rng(seed)
+    for folder in ("train_set", "val_set"):
+        base = root / "affectnet-npy" / folder
+        (base / "annotations").mkdir(parents=True)
+        for i in range(8 * per_class):
+            write_face(base / "images" / f"{i}.jpg", AFFECTNET_ORDER[i % 8], rng, 64)
+            np.save(base / "annotations" / f"{i}_exp.npy", np.array(str(i % 8)))
+            np.save(base / "annotations" / f"{i}_val.npy", np.array("-0.1"))
+    return root / "affectnet-npy"
+
+
+def write_mini_folders(root: Path, classes: dict[str, str], per_class: int = 5, seed: int = 0) -> Path:
+    """Write a folder a class in `root`, each named by a key of `classes` and drawn as its value: `per_class` PNGs."""
+    rng = np.random.default_rng(seed)
+    for name, label in classes.items():
+        for i in range(per_class):
+            write_face(root / name / f"{i}.png", label, rng, 50)
+    return root
+
+
+def write_face(path: Path, label: str, rng: np.random.Generator, side_px: int) -> None:
+    """Write a reddish drawn face."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gray = cv2.resize(draw_face(label, rng), (side_px, side_px))
+    cv2.imwrite(str(path), np.stack([gray // 2, gray // 2, gray], axis=2))
+
+
+def _write_csv(path: Path, rows: list[tuple[object, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
 def write_mini_photos(root: Path, n: int, seed: int = 0) -> tuple[Path, Path]:
     """Write `n` coloured JPEGs of different sizes to the folder `root/photos` and others to `root/shard-00.tar.gz`.
 

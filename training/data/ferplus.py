@@ -26,12 +26,24 @@ from numpy.typing import NDArray
 
 from fer_app.errors import DatasetError
 from fer_app.labels import LABELS
-from training.data.archives import ARCHIVE_SUFFIXES, read_tar
+from training.data.archives import ARCHIVE_SUFFIXES, first_names, read_tar
 from training.data.decoding import decode_picture, map_in_threads
 from training.data.ferplus_votes import VOTE_COLUMNS, VoteMode, sample_targets, vote_targets
 from training.data.image_set import ImageSet
+from training.data.splits import Part
 
-__all__ = ["SPLITS", "Split", "VoteMode", "dev_names", "load_ferplus", "sample_targets", "select_dev", "vote_targets"]
+__all__ = [
+    "SPLITS",
+    "Split",
+    "VoteMode",
+    "dev_names",
+    "find",
+    "load_ferplus",
+    "parts",
+    "sample_targets",
+    "select_dev",
+    "vote_targets",
+]
 
 Split = Literal["train", "train-main", "dev", "valid", "test", "train+valid"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -45,9 +57,46 @@ _FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "test": ("FER2013Test",),
     "train+valid": ("FER2013Train", "FER2013Valid"),
 }
+_PARTS: Final[Mapping[str, Part]] = {"FER2013Train": "train", "FER2013Valid": "valid", "FER2013Test": "test"}
+_BELOW: Final = ("", "ferplus", "data")
 _EVALUATED: Final = ("dev", "valid", "test")
 _DEV_SHARE: Final = 0.1
 _DEV_KEY: Final = "ferplus-dev-v1"
+
+
+def find(path: Path) -> Path | None:
+    """Return the folder that holds FER2013Train, ..., or the archive; None where there is neither.
+
+    Args:
+        path: the folder, its parent, the archive, or a folder with no other archive than that.
+
+    Raises:
+        DatasetError: an archive cannot be read.
+    """
+    if path.is_file():
+        is_archive = path.name.lower().endswith(ARCHIVE_SUFFIXES)
+        # The first few members are enough: an archive need not be read whole to be known.
+        return path if is_archive and any("FER2013" in name for name in first_names(path, 8)) else None
+    for below in _BELOW:
+        if any((path / below / folder).is_dir() for folder in _PARTS):
+            return path / below
+    archives = [file for file in path.iterdir() if file.name.lower().endswith(ARCHIVE_SUFFIXES)]
+    return find(archives[0]) if len(archives) == 1 and archives[0].is_file() else None
+
+
+def parts(base: Path) -> tuple[Part, ...]:
+    """Return the official parts that are there.
+
+    Args:
+        base: as `find` returns it.
+
+    Raises:
+        DatasetError: the archive cannot be read.
+    """
+    if base.is_dir():
+        return tuple(part for folder, part in _PARTS.items() if (base / folder).is_dir())
+    folders = {PurePosixPath(name).parent.name for name in first_names(base)}
+    return tuple(part for folder, part in _PARTS.items() if folder in folders)
 
 
 def load_ferplus(
@@ -116,10 +165,10 @@ def _open(root: Path, folders: tuple[str, ...]) -> _Files:
         raise DatasetError(f"{root} does not exist; give the FERPlus folder, its parent, or its .tar.gz")
     if root.is_file():
         return _open_archive(root, folders)
-    for candidate in (root, root / "ferplus", root / "data"):
+    for candidate in (root / below for below in _BELOW):
         if any((candidate / folder).is_dir() for folder in folders):
             return _open_folder(candidate, folders)
-    archives = sorted(path for path in root.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES))
+    archives = sorted(path for path in root.iterdir() if path.name.lower().endswith(ARCHIVE_SUFFIXES))
     if len(archives) == 1:
         return _open_archive(archives[0], folders)
     held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
