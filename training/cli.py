@@ -11,7 +11,7 @@ import typer
 
 DataOption = Annotated[
     list[Path] | None,
-    typer.Option("--data", help="Folder or archive of pictures: FERPlus, general photos. Repeat for several."),
+    typer.Option("--data", help="Pictures: labelled faces, general photos. Repeat for several."),
 ]
 
 
@@ -58,11 +58,14 @@ def train(
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint or an .onnx file.")],
-    data: Annotated[Path, typer.Option("--data", help="The FERPlus folder or archive.")],
+    data: Annotated[Path, typer.Option("--data", help="Labelled faces: FERPlus, RAF-DB, a folder a class, ...")],
     split: Annotated[
         str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")
     ] = "valid",
-    votes: Annotated[str, typer.Option("--votes", help="How votes become labels.")] = "majority",
+    votes: Annotated[str, typer.Option("--votes", help="How FERPlus's votes become labels.")] = "majority",
+    drop_contempt: Annotated[
+        bool, typer.Option("--drop-contempt", help="Leave out the class contempt and its faces.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     confusion: Annotated[
@@ -70,7 +73,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a model on labelled faces."""
-    from training.data.ferplus import SPLITS, load_ferplus
+    from training.data.datasets import SPLITS, at, load, relabel
     from training.data.ferplus_votes import VOTE_MODES
     from training.data.locate import locate
     from training.evaluation import evaluate as score
@@ -82,15 +85,28 @@ def evaluate(
     if votes not in rules:
         raise typer.BadParameter(f"{votes!r} is none of {', '.join(rules)}", param_hint="--votes")
     classifier = open_classifier(model, device=device)
-    faces = load_ferplus(locate([data]).need_ferplus(), split, votes, eval_mode=votes)
-    report = score(classifier, faces)
+    contract = classifier.contract
+    root = locate([data]).need_faces()
+    faces = load(
+        root,
+        split,
+        img_size=contract.img_size,
+        color_mode=contract.color_mode,
+        votes=votes,
+        eval_votes=votes,
+        contempt="drop" if drop_contempt else "keep",
+    )
+    report = score(classifier, relabel(faces, contract.labels))
+    reader = at(root)[0]
     sha256 = file_sha256(model)
     if confusion is not None:
         from training.plots import draw_confusion
 
-        draw_confusion(report, confusion, title=f"{model.name}, FERPlus {split} ({votes}), n = {report.n}")
+        rule = f" ({votes})" if reader.name.startswith("ferplus") else ""
+        draw_confusion(report, confusion, title=f"{model.name}, {reader.title} {split}{rule}, n = {report.n}")
     if as_json:
-        typer.echo(json.dumps({**report.to_dict(), "model_sha256": sha256, "split": split, "votes": votes}))
+        source = {"data_set": reader.name, "split": split, "votes": votes}
+        typer.echo(json.dumps({**report.to_dict(), "model_sha256": sha256, **source}))
         return
     from training.tables import report_lines
 

@@ -122,7 +122,7 @@ class MimicFinetuning:
         if self._selection is None:
             return {}
         crops, targets = self._selection
-        contract = self._recipe.contract()
+        contract = self._recipe.contract(self._faces.class_names)
         logits = TorchClassifier(model, contract).logits(crops)
         temperature = best_temperature(logits, targets)
         report = classification_report(softmax(logits, temperature), targets, contract.labels)
@@ -135,6 +135,7 @@ class MimicFinetuning:
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier as the newest, and as the best if its accuracy on a selection split is."""
+        contract = self._recipe.contract(self._faces.class_names)
         metrics = {name: value for name, value in figures.items() if name != "temperature"}
         info = CheckpointInfo(
             kind="classifier",
@@ -142,7 +143,7 @@ class MimicFinetuning:
             counters=counters,
             recipe=self._recipe.model_dump(mode="json"),
             metrics=metrics,
-            contract=self._recipe.contract().replace(temperature=figures.get("temperature", 1.0)),
+            contract=contract.replace(temperature=figures.get("temperature", 1.0)),
         )
         save_checkpoint(folder.last, model.state_dict(), info)
         if self._selection is None:

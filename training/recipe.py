@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from fer_app.contract import ColorMode, Contract, Interpolation
 from fer_app.errors import ConfigError, FerError
+from fer_app.labels import LABELS
 from models.vit import VIT_SIZES, VitConfig
 from training.augment import AugmentSpec, BatchAugment
 
@@ -131,6 +132,7 @@ class FinetuneTable(_StageTable):
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
     votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"
+    contempt: Literal["keep", "drop"] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
     views: Literal[1, 2] = 2
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
@@ -200,12 +202,10 @@ class Recipe(_Table):
             raise ValueError("; ".join(problems))
         return self
 
-    def contract(self) -> Contract:
-        """Return the contract of a classifier that this recipe trains, without figures yet."""
-        from fer_app.labels import LABELS
-
+    def contract(self, labels: tuple[str, ...] = LABELS) -> Contract:
+        """Return the contract of a classifier that this recipe trains on faces of these classes, without figures."""
         return Contract(
-            labels=LABELS,
+            labels=labels,
             img_size=self.model.img_size,
             color_mode=self.model.color_mode,
             in_chans=self.model.in_chans,

@@ -12,7 +12,8 @@ from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
 from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
-from training.data.ferplus import load_ferplus
+from training.data.datasets import Contempt, Split, at, load
+from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
@@ -40,7 +41,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         FerError: as the stages raise.
     """
     keep_freed_memory()
-    _need_sources(recipe, data)
+    _need_sources(recipe, data, report)
     _refuse_another_run(recipe, run_dir, resume)
     RunFolder(run_dir)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
@@ -87,13 +88,14 @@ def _claim(recipe: Recipe, run_dir: Path) -> None:
         raise CheckpointError(f"cannot write to the run folder {run_dir}: {error}") from error
 
 
-def _need_sources(recipe: Recipe, data: DataSources) -> None:
-    """Miss what any stage reads now, and not after hours of the stage before it."""
+def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:
+    """Miss what any stage reads now, and not after hours of the stage before it; say which labelled set was found."""
     images = recipe.pretrain.images if recipe.pretrain is not None and "pretrain" in recipe.stages else ()
     if "photos" in images:
         data.need_photos()
     if "faces" in images or "finetune" in recipe.stages:
-        data.need_ferplus()
+        reader, base = at(data.need_faces())
+        report.line(f"labelled faces: {reader.title}, {base}")
 
 
 def _initial_encoder(recipe: Recipe, report: Report) -> dict[str, Tensor] | None:
@@ -132,9 +134,9 @@ def _prepare(
     if isinstance(table, PretrainTable):
         objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data), start)
     else:
-        root = data.need_ferplus()
-        faces = _limited(load_ferplus(root, table.split, table.votes), table.limit)
-        selection = load_ferplus(root, "dev") if table.split == "train-main" else None
+        faces = _labelled(recipe, data, table.split, votes=table.votes, contempt=table.contempt, limit=table.limit)
+        selects = table.split == "train-main"
+        selection = _labelled(recipe, data, "dev", contempt=table.contempt) if selects else None
         objective = MimicFinetuning(recipe, table, faces, selection, start)
     settings = LoopSettings(
         epochs=table.epochs,
@@ -160,7 +162,7 @@ def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources)
     if "photos" in table.images:
         parts.append(load_images(list(data.need_photos()), side, mode, limit=table.limit).images)
     if "faces" in table.images:
-        faces = _limited(load_ferplus(data.need_ferplus(), "train-main", "majority"), table.limit).images
+        faces = _labelled(recipe, data, "train-main", limit=table.limit).images
         if faces.shape[-1] != side:
             faces = torch.nn.functional.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
         parts.append(faces if mode == "gray" else faces.expand(-1, 3, -1, -1))
@@ -169,8 +171,19 @@ def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources)
     return torch.cat(parts)
 
 
-def _limited(faces: ImageSet, limit: int | None) -> ImageSet:
-    return faces if limit is None else faces.subset(torch.arange(min(limit, len(faces))))
+def _labelled(
+    recipe: Recipe,
+    data: DataSources,
+    split: Split,
+    *,
+    votes: VoteMode = "majority",
+    contempt: Contempt = "keep",
+    limit: int | None = None,
+) -> ImageSet:
+    """Read a split of the labelled set at the recipe's size and colour mode."""
+    size, mode = recipe.model.img_size, recipe.model.color_mode
+    root = data.need_faces()
+    return load(root, split, img_size=size, color_mode=mode, votes=votes, contempt=contempt, limit=limit)
 
 
 def _announce(

@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from fer_app.errors import DatasetError
-from tests.training.miniature import write_mini_ferplus, write_mini_photos
+from tests.training.miniature import (
+    write_mini_affectnet_tables,
+    write_mini_fer2013_csv,
+    write_mini_ferplus,
+    write_mini_folders,
+    write_mini_photos,
+    write_mini_raf_db,
+)
 from training.data.locate import locate
 
 
@@ -69,3 +76,36 @@ def test_damaged_archive_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"no archive")
     with pytest.raises(DatasetError, match="cannot be read as a tar archive"):
         locate([tmp_path / "x.tar.gz"])
+
+
+def test_other_labelled_sets_are_found_beside_photos(tmp_path: Path, photos: Path) -> None:
+    base = write_mini_raf_db(tmp_path / "raf", 1)
+    for given in (base, base.parent):
+        found = locate([given, photos])
+        assert found.faces == base
+        assert found.ferplus is None
+        assert found.photos == locate([photos]).photos
+    table = write_mini_fer2013_csv(tmp_path / "fer2013", 1)
+    assert locate([table]).need_faces() == table
+    assert locate([tmp_path / "fer2013"]).need_faces() == table
+    with pytest.raises(DatasetError, match="no FERPlus data"):
+        locate([table]).need_ferplus()
+    affectnet = write_mini_affectnet_tables(tmp_path, 1)
+    assert locate([affectnet]).need_faces() == affectnet
+    assert locate([affectnet]).photos == ()
+    with pytest.raises(DatasetError, match="two sources"):
+        locate([table, base])
+
+
+def test_a_folder_a_class_is_labelled_when_nothing_else_is(tmp_path: Path, photos: Path) -> None:
+    own = write_mini_folders(tmp_path / "own", {"glad": "happiness", "bored": "neutral"}, 1)
+    found = locate([own, photos])
+    assert found.need_faces() == own
+    assert set(found.photos) == {own / "bored", own / "glad", *locate([photos]).photos}
+    ferplus = write_mini_ferplus(tmp_path / "faces", per_class=1)
+    assert locate([own, ferplus]).need_faces() == ferplus
+    assert locate([tmp_path]).need_faces() == ferplus  # below a folder, only what can be nothing else
+    other = write_mini_folders(tmp_path / "other", {"a": "fear", "b": "anger"}, 1)
+    assert len(locate([own, other]).photos) == 4  # two folders of photos are no mistake
+    with pytest.raises(DatasetError, match="no labelled faces"):
+        locate([own, other]).need_faces()

@@ -210,7 +210,7 @@ def test_a_mistake_leaves_the_run_folder_free(mini_ferplus: Path, tmp_path: Path
 def test_what_a_later_stage_reads_is_missed_at_once(tmp_path: Path) -> None:
     folder, _ = write_mini_photos(tmp_path / "photos", 4)
     arguments = ["train", "debug", "--data", str(folder), "--run-dir", str(tmp_path / "run")]
-    with pytest.raises(DatasetError, match="no FERPlus"):
+    with pytest.raises(DatasetError, match="no labelled faces"):
         runner.invoke(app, [*arguments, "--set", 'pretrain.images=["photos"]'], catch_exceptions=False)
     assert not (tmp_path / "run").exists()
 

@@ -1,17 +1,18 @@
-"""Which of the folders and archives given with `--data` is FERPlus, and which hold general photos."""
+"""Which of the folders and archives given with `--data` are labelled faces, and which hold general photos."""
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fer_app.errors import DatasetError
 from training.data.archives import ARCHIVE_SUFFIXES
+from training.data.datasets import READERS
 from training.data.general import PICTURE_SUFFIXES
 
 _LEVELS = 2
+_OWN = "image-folder"
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,24 @@ class DataSources:
     """What was found.
 
     Attributes:
-        ferplus: the FERPlus folder or archive, or None.
+        faces: the labelled set, as `training.data.datasets` takes it, or None.
+        ferplus: the same, when it is FERPlus's folder or archive.
         photos: folders of pictures and tar shards, in the order given, shards sorted.
     """
 
+    faces: Path | None
     ferplus: Path | None
     photos: tuple[Path, ...]
+
+    def need_faces(self) -> Path:
+        """Return the labelled set.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        if self.faces is None:
+            raise DatasetError("no labelled faces given: pass FERPlus, another set or one folder a class with --data")
+        return self.faces
 
     def need_ferplus(self) -> Path:
         """Return the FERPlus source.
@@ -50,48 +63,62 @@ class DataSources:
 def locate(paths: Iterable[Path]) -> DataSources:
     """Tell the sources apart by what is in them; a folder may hold several, up to two levels down.
 
+    A folder of class folders looks like a folder of general photos: it is always among the photos, and it is the
+    labelled set too when it was given itself, once, and nothing else is one.
+
     Raises:
-        DatasetError: a path does not exist or holds neither, or there are two FERPlus sources.
+        DatasetError: a path does not exist or holds neither, or there are two labelled sets.
     """
-    ferplus: list[Path] = []
+    sets: list[tuple[str, Path]] = []
+    own_folders: list[tuple[str, Path]] = []
     photos: list[Path] = []
     for path in paths:
-        before = len(ferplus) + len(photos)
-        _sort(path, _LEVELS, ferplus, photos)
-        if len(ferplus) + len(photos) == before:
-            raise DatasetError(f"{path} holds neither FERPlus (FER2013Train/...) nor pictures nor tar shards")
-    if len(ferplus) > 1:
-        raise DatasetError(f"two sources of FERPlus given: {ferplus[0]} and {ferplus[1]}")
-    return DataSources(ferplus[0] if ferplus else None, tuple(photos))
+        before = len(sets) + len(photos)
+        if path.is_dir() and (own := _labelled(path)) is not None and own[0] == _OWN:
+            own_folders.append(own)
+        _sort(path, _LEVELS, sets, photos)
+        if len(sets) + len(photos) == before:
+            raise DatasetError(f"{path} holds neither labelled faces (FERPlus, ...) nor pictures nor tar shards")
+    found = sets or (own_folders if len(own_folders) == 1 else [])
+    if len(found) > 1:
+        raise DatasetError(f"two sources of labelled faces given: {found[0][1]} and {found[1][1]}")
+    name, faces = found[0] if found else ("", None)
+    return DataSources(faces, faces if name == "ferplus" else None, tuple(photos))
 
 
-def _sort(path: Path, levels: int, ferplus: list[Path], photos: list[Path]) -> None:
-    if path.is_file() and path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        (ferplus if _is_ferplus_archive(path) else photos).append(path)
-    elif path.is_dir():
-        children = sorted(path.iterdir())
-        if any(child.is_dir() and child.name.startswith("FER2013") for child in children):
-            ferplus.append(path)
-            return
-        if any(child.suffix.lower() in PICTURE_SUFFIXES for child in children):
-            photos.append(path)  # with all that lies deeper, but not the shards beside the pictures
-            children = [child for child in children if child.is_file()]
-        for child in children:
-            if child.is_file() or levels > 0:
-                _sort(child, levels - 1, ferplus, photos)
-    elif not path.exists():
+def _labelled(path: Path) -> tuple[str, Path] | None:
+    """Return the name of the labelled set at a path, and where in it the set lies."""
+    for reader in READERS:
+        base = reader.find(path)
+        if base is not None:
+            return reader.name, base
+    return None
+
+
+def _sort(path: Path, levels: int, sets: list[tuple[str, Path]], photos: list[Path]) -> None:
+    if not path.exists():
         raise DatasetError(f"{path} does not exist")
+    found = _labelled(path)
+    if path.is_file():
+        if found is not None:
+            sets.append(found)
+        elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
+            photos.append(path)
+        return
+    if found is not None and found[0] != _OWN and _lies_in(found[1], path):
+        sets.append(found)
+        return
+    children = sorted(path.iterdir())
+    if any(child.suffix.lower() in PICTURE_SUFFIXES for child in children):
+        photos.append(path)  # with all that lies deeper, but not the shards beside the pictures
+        children = [child for child in children if child.is_file()]
+    for child in children:
+        is_shard = child.is_file() and child.name.lower().endswith(ARCHIVE_SUFFIXES)
+        if is_shard or (child.is_dir() and levels > 0):
+            _sort(child, levels - 1, sets, photos)
 
 
-def _is_ferplus_archive(path: Path) -> bool:
-    """Look at the first few members: an archive need not be read whole to be known."""
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for position, member in enumerate(archive):
-                if "FER2013" in member.name:
-                    return True
-                if position >= 8:
-                    return False
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as a tar archive: {error}") from error
-    return False
+def _lies_in(base: Path, folder: Path) -> bool:
+    """Whether a set is the folder itself or a table in it; archives and folders in it are come to one by one."""
+    is_table = base.is_file() and not base.name.lower().endswith(ARCHIVE_SUFFIXES)
+    return base == folder or (is_table and base.parent == folder)
