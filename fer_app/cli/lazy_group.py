@@ -68,9 +68,15 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def _load(entry_point: EntryPoint) -> Any:
-    function = _needs_extras(entry_point, entry_point.load)()
+    """Load a command: a function with Typer's annotations, or a `typer.Typer` with commands of its own."""
+    loaded = _needs_extras(entry_point, entry_point.load)()
+    if isinstance(loaded, typer.Typer):
+        group = typer.main.get_command(loaded)
+        group.name = entry_point.name
+        group.invoke = _needs_extras(entry_point, group.invoke)  # type: ignore[method-assign]
+        return group
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(entry_point.name)(_needs_extras(entry_point, function))
+    app.command(entry_point.name)(_needs_extras(entry_point, loaded))
     return typer.main.get_command(app)
 
 
@@ -109,7 +115,10 @@ def _remedy(entry_point: EntryPoint, missing: str) -> str:
 
 
 def first_line_of_help(entry_point: EntryPoint) -> str:
-    """Read the first line of a function's docstring from its source file; empty when it cannot be found."""
+    """Read the first line of a command's help from its source file; empty when it cannot be found.
+
+    That is a function's docstring, or the text of `help=` where a name is bound to `typer.Typer(help="...")`.
+    """
     package, *rest = entry_point.module.split(".")
     try:
         # Only the top-level package: looking for a submodule would import its parents.
@@ -125,16 +134,20 @@ def first_line_of_help(entry_point: EntryPoint) -> str:
         files = [Path(spec.origin)]
     for file in files:
         if file.is_file():
-            return _docstring_line(file, entry_point.attr)
+            return _help_in(file, entry_point.attr).partition("\n")[0]
     return ""
 
 
-def _docstring_line(file: Path, function: str) -> str:
+def _help_in(file: Path, name: str) -> str:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
         return ""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+        match node:
+            case ast.FunctionDef(name=found) if found == name:
+                return ast.get_docstring(node) or ""
+            case ast.Assign(targets=[ast.Name(id=found)], value=ast.Call(keywords=keywords)) if found == name:
+                texts = [word.value for word in keywords if word.arg == "help"]
+                return "".join(str(text.value) for text in texts if isinstance(text, ast.Constant))
     return ""

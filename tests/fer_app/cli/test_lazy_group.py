@@ -27,6 +27,22 @@ def paint(colour: str, coats: Annotated[int, typer.Option("--coats", help="How m
 '''
 
 
+GROUP_SOURCE = """
+import typer
+brushes = typer.Typer(help="Look after brushes.\\nAll of them.", rich_markup_mode=None)
+
+@brushes.callback()
+def _group(): ...
+
+@brushes.command()
+def wash(times: int = 1):
+    "Wash them."
+    if times > 1:
+        import goldleaf
+    typer.echo("clean")
+"""
+
+
 class Distribution:
     name = "paint-shop"
     requires = ("numpy", "goldleaf>=2; extra == 'luxury'", "gold; extra == 'cheap'")
@@ -44,7 +60,9 @@ def commands(tmp_path, monkeypatch):
     (tmp_path / "brushes" / "cli.py").write_text(SOURCE)
     (tmp_path / "brushes" / "needy.py").write_text("import goldleaf\ndef gild():\n    'Gild it.'\n")
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "brushes" / "group.py").write_text(GROUP_SOURCE)
     entry_points = {
+        "brushes": SimpleEntryPoint("brushes", "brushes.group:brushes"),
         "paint": SimpleEntryPoint("paint", "brushes.cli:paint"),
         "gild": SimpleEntryPoint("gild", "brushes.needy:gild"),
         "lost": SimpleEntryPoint("lost", "no_such_package.cli:lost"),
@@ -74,6 +92,7 @@ def test_help_comes_from_the_source_and_imports_nothing(commands):
     shown = run("--help").stdout
     assert "paint    Paint it all.\n" in shown
     assert "gild     Gild it.\n" in shown
+    assert "brushes  Look after brushes.\n" in shown
     assert "  lost" in shown
     assert "predict" in shown
     assert not any(name.startswith("brushes") for name in sys.modules)
@@ -86,7 +105,19 @@ def test_a_command_is_loaded_when_it_is_called(commands):
     assert run("paint", "red", "--coats", "x").exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [("paint", "gold"), ("gild",), ("gild", "--help")])
+def test_a_group_of_commands_is_loaded_when_it_is_called(commands):
+    assert run("brushes", "wash").stdout == "clean\n"
+    shown = run("brushes", "--help").stdout
+    assert "fer brushes [OPTIONS] COMMAND" in shown
+    assert "Wash them." in shown
+    assert "--times" in run("brushes", "wash", "--help").stdout
+    assert run("brushes", "dry").exit_code == 2
+    assert run("brushes", "wash", "--times", "x").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("paint", "gold"), ("gild",), ("gild", "--help"), ("brushes", "wash", "--times", "2")]
+)
 def test_a_missing_package_names_the_extra(commands, arguments):
     result = run(*arguments)
     assert result.exit_code == 1
