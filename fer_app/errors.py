@@ -21,6 +21,8 @@ At the command line a `FerError` is one line on stderr and exit status 1; a trac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FerError(Exception):
     """Base of all errors raised on purpose: the message says what went wrong, where, and what to do."""
@@ -59,7 +61,15 @@ class ConfigError(FerError, ValueError):
 
 
 class DatasetError(FerError):
-    """A data set that is missing, incomplete or unreadable."""
+    """A data set that is missing, incomplete or unreadable.
+
+    Attributes:
+        problems: a sentence for every fault, where the message names only the first of many; else empty.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class CheckpointError(FerError):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(
     help="Look through a data set.",
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -77,8 +77,8 @@ def check(path: Path, *, decode: bool = True) -> DataCheck:
         try:
             faces = reader.read(base, part, "majority")
         except DatasetError as error:
-            if str(error) not in problems:  # a fault of a file that all parts share
-                problems.append(str(error))
+            # A fault of a file that all parts share comes once.
+            problems += [told for told in error.problems or (str(error),) if told not in problems]
             continue
         class_names = faces.class_names
         splits[part] = PartCheck(len(faces), _counts(faces), reader.published.get(part))

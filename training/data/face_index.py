@@ -108,7 +108,7 @@ class FaceIndex:
                 images[index] = pixels.transpose(2, 0, 1)
         if bad:
             first = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
-            raise DatasetError(f"{self.root}: {len(bad)} of {len(self)} pictures cannot be read: {first}")
+            raise DatasetError(f"{self.root}: {len(bad)} of {len(self)} pictures cannot be read: {first}", bad)
         return ImageSet(torch.from_numpy(images), self.targets, self.names, self.class_names)
 
     def problems(self, *, decode: bool = True, threads: int | None = None) -> Iterator[str]:

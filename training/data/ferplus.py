@@ -223,24 +223,28 @@ def _read_labels(files: _Files, folder: str) -> tuple[list[str], NDArray[np.int6
 
 def _read_pictures(files: _Files, wanted: list[tuple[str, str]]) -> NDArray[np.uint8]:
     """Decode the wanted pictures: uint8, (N, 1, 48, 48)."""
-    _refuse("missing", [key for key in wanted if key not in files], files.where)
     images = np.empty((len(wanted), 1, _SIDE_PX, _SIDE_PX), np.uint8)
+    missing = [key for key in wanted if key not in files]
     unreadable: list[tuple[str, str]] = []
-    decoded = map_in_threads(lambda key: decode_picture(files.read(key), "gray"), wanted)
-    for index, pixels in enumerate(chain.from_iterable(decoded)):
+    present = [(index, key) for index, key in enumerate(wanted) if key in files]
+    decoded = chain.from_iterable(map_in_threads(lambda item: decode_picture(files.read(item[1]), "gray"), present))
+    for (index, key), pixels in zip(present, decoded, strict=True):
         if pixels is None or pixels.shape != (_SIDE_PX, _SIDE_PX, 1):
-            unreadable.append(wanted[index])
+            unreadable.append(key)
         else:
             images[index, 0] = pixels[:, :, 0]
-    _refuse(f"unreadable or not {_SIDE_PX}x{_SIDE_PX}", unreadable, files.where)
+    if missing or unreadable:
+        told = [_faults("missing", missing), _faults(f"unreadable or not {_SIDE_PX}x{_SIDE_PX}", unreadable)]
+        problems = [f"{files.where}: {'/'.join(key)} is missing" for key in missing]
+        problems += [f"{files.where}: {'/'.join(key)} is no picture of {_SIDE_PX}x{_SIDE_PX} px" for key in unreadable]
+        raise DatasetError(f"{files.where}: {'; '.join(filter(None, told))}", problems)
     return images
 
 
-def _refuse(what: str, keys: list[tuple[str, str]], where: Path) -> None:
-    """Raise when there are any such pictures, naming the first few."""
-    if keys:
-        first = ", ".join("/".join(key) for key in keys[:5])
-        raise DatasetError(f"{where}: {len(keys)} pictures are {what}: {first}{', ...' if len(keys) > 5 else ''}")
+def _faults(what: str, keys: list[tuple[str, str]]) -> str:
+    """Say how many pictures are so and name the first few; nothing where there are none."""
+    first = ", ".join("/".join(key) for key in keys[:5])
+    return f"{len(keys)} pictures are {what}: {first}{', ...' if len(keys) > 5 else ''}" if keys else ""
 
 
 @lru_cache(maxsize=1)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from importlib.metadata import EntryPoint
 
 import pytest
 from typer.testing import CliRunner
 
+from fer_app.cli import app, lazy_group
 from fer_app.errors import DatasetError
 from fer_app.labels import LABELS
+from tests.conftest import REPOSITORY
 from tests.training.miniature import (
     write_mini_fer2013_csv,
     write_mini_ferplus,
@@ -88,6 +92,19 @@ def test_a_part_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     assert "not here: test" in run(tmp_path, status=1)
 
 
+def test_every_fault_of_ferplus_is_listed_too(tmp_path):
+    base = write_mini_ferplus(tmp_path, 12)
+    pictures = sorted((base / "FER2013Train").glob("*.png"))[::12]
+    for path in pictures[1:]:
+        path.unlink()
+    pictures[0].write_bytes(b"no picture")
+    found = check(tmp_path)
+    faulty = [path for path in pictures if any(f"FER2013Train/{path.name} is" in told for told in found.problems)]
+    assert len(faulty) > 6  # but for the face that no one recognised, if it is among them
+    assert len(faulty) >= len(pictures) - 1
+    assert len(found.problems) == len(faulty)
+
+
 def test_a_fault_that_all_parts_share_is_told_once(tmp_path):
     table = write_mini_fer2013_csv(tmp_path, 1)
     table.write_text(table.read_text().replace("\n1,", "\n9,", 1))
@@ -103,6 +120,20 @@ def test_what_is_no_set(tmp_path):
     folder, _ = write_mini_photos(tmp_path, 2)
     with pytest.raises(DatasetError, match="no labelled faces"):
         check(folder)
+
+
+def test_it_is_a_command_of_fer(tmp_path, monkeypatch):
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"][lazy_group.GROUP]
+    found = {name: EntryPoint(name, value, lazy_group.GROUP) for name, value in declared.items()}
+    assert lazy_group.first_line_of_help(found["data"]) == "Look through a data set."
+    monkeypatch.setattr(lazy_group, "_entry_points", lambda: found)
+    write_mini_folders(tmp_path / "own", {"glad": "happiness", "bored": "neutral"}, 5)
+    result = RUNNER.invoke(app, ["data", "check", str(tmp_path / "own")])
+    assert result.exit_code == 0
+    assert "nothing is missing" in result.stdout
+    result = RUNNER.invoke(app, ["data", "check", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"fer: error: {tmp_path} holds no labelled faces")
 
 
 def test_usage():
