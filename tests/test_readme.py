@@ -66,6 +66,8 @@ def missing_of(arguments: list[str]) -> set[str]:
     names = [word for word in arguments[:1] if not word.startswith("-")]
     if names and f" {names[0]} " not in help_of():
         return set(names)
+    if names and len(arguments) > 1 and f"\n  {arguments[1]} " in help_of(*names).partition("\nCommands:")[2]:
+        names.append(arguments[1])  # a command of a group
     options = {word.split("=")[0] for word in arguments if re.match(r"--?[a-z]", word)}
     return options - set(OPTION.findall(help_of(*names)))
 

@@ -44,7 +44,8 @@ class Reader:
         find: the path that `parts` and `read` take, when the set lies at a path; None otherwise.
         parts: the official parts that are there.
         read: one of them; the vote rule is for sets with votes.
-        published: how many faces each part has when it is complete, by majority where there are votes.
+        published: how many faces each part has when it is complete, by majority where there are votes; counted for
+            FERPlus and FER2013, taken from papers for the others.
     """
 
     name: str
