@@ -15,7 +15,7 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -27,6 +27,9 @@ from training.augment import AugmentSpec, BatchAugment
 
 Stage = Literal["pretrain", "finetune"]
 
+
+# Keys that came after the first models were bundled, with their defaults.
+_ADDED_LATER: Final = {("finetune", "contempt"): "keep"}
 
 Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -224,8 +227,15 @@ class Recipe(_Table):
         return [line for line in (figure, hardware and f"hardware: {hardware}") if line]
 
     def to_json(self) -> str:
-        """Return the recipe, defaults included, as one line of JSON with sorted keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Return the recipe as one line of JSON with sorted keys.
+
+        Defaults are included, but for those of keys that later versions brought: what older ones wrote stays equal.
+        """
+        values = self.model_dump(mode="json")
+        for (table, key), default in _ADDED_LATER.items():
+            if values[table] is not None and values[table][key] == default:
+                del values[table][key]
+        return json.dumps(values, sort_keys=True)
 
     @property
     def sha256(self) -> str:

@@ -174,3 +174,12 @@ def test_invalid_toml_names_the_file(tmp_path: Path) -> None:
 def test_json_form_reads_back() -> None:
     recipe = load_recipe("mimic_tiny_ferplus")
     assert Recipe.model_validate_json(recipe.to_json()) == recipe
+
+
+def test_a_key_of_a_later_version_leaves_older_digests_as_they_are(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert "contempt" not in recipe.to_json()
+    dropped = load_recipe(write(tmp_path, MINIMAL), ["finetune.contempt=drop"])
+    assert '"contempt": "drop"' in dropped.to_json()
+    assert dropped.sha256 != recipe.sha256
+    assert '"contempt"' not in load_recipe("debug", ['stages=["pretrain"]']).to_json()
