@@ -68,7 +68,8 @@ class LoopSettings:
 
     Attributes:
         epochs: passes over the samples.
-        batch_size: samples a step; the last, smaller batch of an epoch is left out.
+        batch_size: samples of one forward and backward pass.
+        accumulate: passes whose gradients make one step; the last, smaller step of an epoch is left out.
         lr: peak learning rate.
         min_lr: learning rate at the end of the cosine.
         warmup_epochs: length of the linear warm-up.
@@ -84,6 +85,7 @@ class LoopSettings:
     epochs: int
     batch_size: int
     lr: float
+    accumulate: int = 1
     min_lr: float = 0.0
     warmup_epochs: float = 0.0
     optimizer: str = "adamw"
@@ -93,6 +95,11 @@ class LoopSettings:
     seed: int = 0
     precision: str = "bf16"
     checkpoint_minutes: float = 5.0
+
+    @property
+    def samples_a_step(self) -> int:
+        """Samples of one optimiser step, of one process."""
+        return self.batch_size * self.accumulate
 
 
 @dataclass
@@ -107,7 +114,7 @@ class Progress:
 
 
 def epoch_order(seed: int, epoch: int, num_samples: int, batch_size: int) -> Tensor:
-    """Return the epoch's batches: int64, (steps, batch), a permutation that depends on seed and epoch alone."""
+    """Return what each step of the epoch sees: int64, (steps, batch), a permutation of seed and epoch alone."""
     batch = min(batch_size, num_samples)
     order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_samples))
     steps = num_samples // batch
@@ -201,7 +208,7 @@ def fit(
     saved = started = time.monotonic()
     for epoch in range(progress.epoch, settings.epochs):
         objective.start_epoch(epoch)
-        batches = epoch_order(settings.seed, epoch, objective.num_samples, settings.batch_size)
+        batches = epoch_order(settings.seed, epoch, objective.num_samples, settings.samples_a_step)
         model.train()
         for step, losses in _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step):
             progress.step, progress.total_steps = step + 1, progress.total_steps + 1
@@ -232,7 +239,7 @@ def fit(
 def _steps(
     objective: Objective,
     settings: LoopSettings,
-    model: nn.Module,
+    model: Any,  # Fabric's wrapper
     optimizer: torch.optim.Optimizer,
     fabric: Fabric,
     batches: Tensor,
@@ -252,15 +259,22 @@ def _steps(
             group["lr"] = lr * group["lr_scale"]
         rng = np.random.default_rng([settings.seed, epoch, step])
         torch.manual_seed(int(rng.integers(2**63)))  # stochastic depth, masking
-        # Fabric's own autocast covers `forward` alone, and not the methods that are marked beside it.
-        with fabric.autocast():
-            losses = objective.losses(model, batches[step], rng)
-        fabric.backward(losses["loss"])
+        terms: dict[str, Tensor] = {}
+        parts = [batches[step][i : i + settings.batch_size] for i in range(0, batches.shape[1], settings.batch_size)]
+        for i, part in enumerate(parts):
+            with fabric.no_backward_sync(model, enabled=i + 1 < len(parts)):
+                # Fabric's own autocast covers `forward` alone, and not the methods that are marked beside it.
+                with fabric.autocast():
+                    losses = objective.losses(model, part, rng)
+                share = len(part) / len(batches[step])  # the last part may be smaller
+                fabric.backward(losses["loss"] * share if len(parts) > 1 else losses["loss"])
+            for name, term in losses.items():
+                terms[name] = terms[name] + term.detach() * share if name in terms else term.detach() * share
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield step, {name: term.detach() for name, term in losses.items()}
+        yield step, terms
 
 
 def _save_state(

@@ -17,7 +17,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fer_app.contract import ColorMode, Contract, Interpolation
 from fer_app.errors import ConfigError, FerError
@@ -29,9 +39,21 @@ Stage = Literal["pretrain", "finetune"]
 
 Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+LATER = "later"
+"""Marks a field that came after weights had been published under digests of recipes without it (`Annotated`)."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that have their defaults, so that the digests of older recipes hold."""
+        values: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if LATER in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 class ModelTable(_Table):
@@ -87,6 +109,7 @@ class _StageTable(_Table):
     epochs: PositiveInt
     warmup_epochs: float = Field(0.0, ge=0.0)
     batch_size: PositiveInt
+    accumulate: Annotated[PositiveInt, LATER] = 1
     base_lr: PositiveFloat
     min_lr: float = Field(0.0, ge=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
@@ -106,7 +129,7 @@ class _StageTable(_Table):
     @property
     def lr(self) -> float:
         """The peak learning rate: base_lr x images a step / 256 (Goyal et al. 2017, arXiv:1706.02677)."""
-        return self.base_lr * self.batch_size / 256
+        return self.base_lr * self.batch_size * self.accumulate / 256
 
 
 class PretrainTable(_StageTable):

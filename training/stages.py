@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     for stage in recipe.stages:
         folder = RunFolder(run_dir / stage)
         if folder.summary() is None:
-            objective, settings = _prepare(stage, recipe, data, start)
+            objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
             _announce(stage, recipe, objective, settings, fabric, report)
             _claim(recipe, run_dir)
             progress = fit(objective, settings, folder, fabric, report, resume=resume)
@@ -123,7 +123,7 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _prepare(
-    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None
+    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None, world_size: int
 ) -> tuple[Objective, LoopSettings]:
     """Read the stage's data and build what it trains."""
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -139,7 +139,8 @@ def _prepare(
     settings = LoopSettings(
         epochs=table.epochs,
         batch_size=table.batch_size,
-        lr=table.lr,
+        accumulate=table.accumulate,
+        lr=table.lr * world_size,
         min_lr=table.min_lr,
         warmup_epochs=table.warmup_epochs,
         optimizer=table.optimizer,
@@ -178,13 +179,20 @@ def _announce(
 ) -> None:
     """Say what is about to run and how long it will take."""
     parameters = sum(p.numel() for p in objective.model.parameters())
-    batch = min(settings.batch_size, objective.num_samples)
+    batch = min(settings.samples_a_step, objective.num_samples)
     steps = objective.num_samples // batch
     rate = measure_speed(objective, settings, fabric)
     hours = settings.epochs * steps * batch / rate / 3600
     views = f" of {objective.views} views" if objective.views > 1 else ""
     report.line(
         f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
-        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}, "
-        f"learning rate {settings.lr:g}; {rate:.0f} images/s, about {hours:.2f} h"
+        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
+        f"{rate:.0f} images/s, about {hours:.2f} h"
+    )
+    table = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    assert table is not None
+    whole = settings.samples_a_step * fabric.world_size
+    report.line(
+        f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {fabric.world_size} = "
+        f"{whole} images a step; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
     )

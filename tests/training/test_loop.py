@@ -127,6 +127,32 @@ def test_killed_between_an_epochs_files(
         assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+@pytest.mark.parametrize("passes", [[16, 16], [12, 12, 8]])
+def test_accumulated_passes_are_one_batch(
+    mini_ferplus: Path, tmp_path: Path, fabric: Fabric, passes: list[int]
+) -> None:
+    """Without mixing and contrast, which see one pass, the gradient of a step is that of all its samples at once."""
+    changes = ["model.drop_path_rate=0.0", "finetune.loss=ce", "finetune.mix_prob=0.0"]
+    recipe = load_recipe("debug", changes)
+    assert recipe.finetune is not None
+    faces = load_ferplus(mini_ferplus, "train-main").subset(torch.arange(32))
+    models = []
+    for batch_size in (32, passes[0]):
+        target = Interruptible(recipe, recipe.finetune, faces, None, None)
+        seen = []
+        target.model.get_submodule("encoder.blocks.0").register_forward_hook(lambda *a, s=seen: s.append(len(a[1][0])))
+        name = str(batch_size)
+        run(target, tmp_path / name, fabric, batch_size=batch_size, accumulate=-(-32 // batch_size), epochs=2)
+        models.append(target.model.state_dict())
+        assert [row["step"] for row in rows(tmp_path / name)] == [1, 1, 2, 2]
+        assert seen == [2 * n for n in (passes if batch_size < 32 else [32])] * 2  # two views
+    whole, parts = models
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: name + text)
+    losses = [rows(tmp_path / str(size))[0]["loss"] for size in (32, passes[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_seed_changes_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
     run(objective(mini_ferplus), tmp_path / "a", fabric, epochs=1)
     run(objective(mini_ferplus), tmp_path / "b", fabric, epochs=1, seed=1)
