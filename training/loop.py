@@ -7,11 +7,10 @@ One pass reads top to bottom: order, learning rate, loss, step, average, log, sa
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,46 +19,15 @@ from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from fer_app.errors import CheckpointError, DivergedError
+from training.objective import Objective
+from training.progress_state import Progress, ProgressState
 from training.report import Report
 from training.run_folder import RunFolder
+from training.running_means import RunningMeans
 from training.schedule import warmup_cosine
 
 LOG_EVERY_STEPS = 20
 _PROBE_STEPS = 4
-
-
-class Objective(Protocol):
-    """What a stage trains: a model, its samples, and the loss of a batch of them.
-
-    Attributes:
-        model: is trained in place.
-        num_samples: how many samples an epoch has.
-        views: pictures a sample.
-        forward_methods: the model's methods beside `forward` that `losses` calls.
-    """
-
-    model: nn.Module
-    num_samples: int
-    forward_methods: tuple[str, ...]
-
-    @property
-    def views(self) -> int: ...  # noqa: D102 - described above
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Return optimiser groups, each with `lr_scale`."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare what is drawn once an epoch."""
-
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return scalar terms of the batch; `loss` is the one that is minimised."""
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return figures on the selection split, or nothing."""
-
-    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the stage's checkpoint(s)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,17 +68,6 @@ class LoopSettings:
     def samples_a_step(self) -> int:
         """Samples of one optimiser step, of one process."""
         return self.batch_size * self.accumulate
-
-
-@dataclass
-class Progress:
-    """Where a run stands: `step` counts within the epoch, `total_steps` from the start."""
-
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-    seconds: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
 
 
 def epoch_order(seed: int, epoch: int, num_samples: int, batch_size: int) -> Tensor:
@@ -183,27 +140,18 @@ def fit(
     """Train until `settings.epochs` are done; with `resume`, from the folder's saved state.
 
     Raises:
-        DivergedError: a loss that is not finite.
+        DivergedError: a loss or a weight that is not finite; what was saved before stays.
         CheckpointError: a state that cannot be read or written.
     """
     use_fast_attention(objective.model, fabric.device)
     model, optimizer = fabric.setup(objective.model, make_optimizer(objective, settings))
     _mark_forward_methods(model, objective)
     ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
-    progress, means = Progress(), _Means()
-    if resume and (state := folder.load_state()) is not None:
-        try:
-            objective.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if ema is not None:
-                ema.load_state_dict(state["ema"])
-            progress = Progress(**state["progress"])
-            means.restore(state["means"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the state in {folder.path} is of another program or recipe: {error!r}") from error
-        report.line(f"resumed at epoch {progress.epoch}, step {progress.step}")
+    state = ProgressState(objective, optimizer, ema, folder)
+    if resume and state.restore():
+        report.line(f"resumed at epoch {state.progress.epoch}, step {state.progress.step}")
+    progress, means = state.progress, state.means
     folder.forget_after(progress.total_steps, progress.epoch)
-    averaged: nn.Module = ema.module if ema is not None else objective.model
 
     saved = started = time.monotonic()
     for epoch in range(progress.epoch, settings.epochs):
@@ -218,19 +166,19 @@ def fit(
             progress.seconds, started = progress.seconds + now - started, now
             means.add(losses, len(batches[step]), progress.seconds)
             if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
-                row = means.take(epoch, progress.total_steps)
+                state.check_finite()
+                row = means.take()
                 lr = optimizer.param_groups[-1]["lr"]
                 folder.log({"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
                 report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
             if now - saved > 60 * settings.checkpoint_minutes:
-                _save_state(folder, objective, optimizer, ema, progress, means)
+                state.save()
                 saved = time.monotonic()
         progress.epoch, progress.step = epoch + 1, 0
-        progress.figures = objective.evaluate(averaged)
+        progress.figures = objective.evaluate(state.averaged)
         folder.log({"step": progress.total_steps, "epoch": progress.epoch, **progress.figures})
-        counters = {"epochs": progress.epoch, "steps": progress.total_steps, "seconds": round(progress.seconds)}
-        objective.save(folder, averaged, counters, progress.figures)
-        _save_state(folder, objective, optimizer, ema, progress, means)
+        objective.save(folder, state.averaged, progress.counters(), progress.figures)
+        state.save()
         saved = time.monotonic()
         report.line(_epoch_line(progress, settings, means))
     return progress
@@ -277,65 +225,7 @@ def _steps(
         yield step, terms
 
 
-def _save_state(
-    folder: RunFolder,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    ema: ModelEmaV3 | None,
-    progress: Progress,
-    means: _Means,
-) -> None:
-    folder.save_state(
-        {
-            "model": objective.model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "ema": ema.state_dict() if ema is not None else None,
-            "progress": vars(progress),
-            "means": means.state(),
-        }
-    )
-
-
-class _Means:
-    """Means of the terms since the last row, summed on the device so that no step waits for it."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = self._samples = 0
-        self._since = self._now = 0.0
-        self.last: dict[str, float] = {}
-
-    def add(self, losses: dict[str, Tensor], samples: int, seconds: float) -> None:
-        for name, term in losses.items():
-            self._sums[name] = self._sums[name] + term if name in self._sums else term
-        self._steps, self._samples, self._now = self._steps + 1, self._samples + samples, seconds
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": self._sums, "steps": self._steps, "samples": self._samples, "since": self._since}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._sums, self._steps = dict(state["sums"]), state["steps"]
-        self._samples, self._since = state["samples"], state["since"]
-
-    def take(self, epoch: int, step: int) -> dict[str, float]:
-        """Return the means and start anew.
-
-        Raises:
-            DivergedError: one of them is not finite.
-        """
-        row = {name: float(total) / self._steps for name, total in self._sums.items()}
-        if not all(math.isfinite(value) for value in row.values()):
-            terms = ", ".join(f"{name} {value:g}" for name, value in row.items())
-            raise DivergedError(
-                f"the loss is not finite around step {step} (epoch {epoch}): {terms}; "
-                "lower base_lr, lengthen warmup_epochs or set clip_grad, and run again"
-            )
-        row["images_per_s"] = round(self._samples / max(self._now - self._since, 1e-9), 1)
-        self._sums, self._steps, self._samples, self._since, self.last = {}, 0, 0, self._now, row
-        return row
-
-
-def _epoch_line(progress: Progress, settings: LoopSettings, means: _Means) -> str:
+def _epoch_line(progress: Progress, settings: LoopSettings, means: RunningMeans) -> str:
     left = progress.seconds / progress.epoch * (settings.epochs - progress.epoch)
     values = _values({**means.last, **progress.figures})
     return f"epoch {progress.epoch}/{settings.epochs} {values} (about {left / 3600:.2f} h left)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,10 @@ class MaePretraining:
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the encoder."""
+        self.write(folder.last, model, counters, figures)
+
+    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the encoder to `path`."""
         encoder = model.encoder
         assert isinstance(encoder, VisionTransformer)
         info = CheckpointInfo(
@@ -88,4 +93,4 @@ class MaePretraining:
             recipe=self._recipe.model_dump(mode="json"),
             metrics=figures,
         )
-        save_checkpoint(folder.last, encoder.state_dict(), info)
+        save_checkpoint(path, encoder.state_dict(), info)

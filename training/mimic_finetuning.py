@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,15 @@ class MimicFinetuning:
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier as the newest, and as the best if its accuracy on a selection split is."""
+        self.write(folder.last, model, counters, figures)
+        if self._selection is None:
+            return
+        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
+        if figures["dev_accuracy"] > best:
+            self.write(folder.best, model, counters, figures)
+
+    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the classifier to `path`."""
         metrics = {name: value for name, value in figures.items() if name != "temperature"}
         info = CheckpointInfo(
             kind="classifier",
@@ -144,9 +154,4 @@ class MimicFinetuning:
             metrics=metrics,
             contract=self._recipe.contract().replace(temperature=figures.get("temperature", 1.0)),
         )
-        save_checkpoint(folder.last, model.state_dict(), info)
-        if self._selection is None:
-            return
-        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
-        if figures["dev_accuracy"] > best:
-            save_checkpoint(folder.best, model.state_dict(), info)
+        save_checkpoint(path, model.state_dict(), info)

@@ -4,6 +4,7 @@ metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_pe
 state.pt             weights, optimiser, moving average and counters, for resuming
 last.safetensors     the newest checkpoint
 best.safetensors     the one with the best figure on the selection split, where a stage has one
+diverged.safetensors the weights of a run that was stopped because its loss or weights were no longer finite
 done.json            written last: the stage's summary
 """
 
@@ -47,6 +48,11 @@ class RunFolder:
         """The checkpoint with the best figure on the selection split."""
         return self.path / "best.safetensors"
 
+    @property
+    def diverged(self) -> Path:
+        """The weights of a run that diverged."""
+        return self.path / "diverged.safetensors"
+
     def log(self, row: dict[str, Any]) -> None:
         """Append one object to `metrics.jsonl`.
 
@@ -61,7 +67,7 @@ class RunFolder:
             raise CheckpointError(f"cannot write {path}: {error}") from error
 
     def forget_after(self, step: int, epoch: int) -> None:
-        """Drop metrics of what is about to be run again: later steps, and figures of an epoch that is not finished.
+        """Drop what is about to be run again: metrics of later steps, of an unfinished epoch, and diverged weights.
 
         Args:
             step: steps done from the start.
@@ -74,6 +80,7 @@ class RunFolder:
         if not path.is_file():
             return
         try:
+            self.diverged.unlink(missing_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]  # else it was being written
             kept = [line for line, row in rows if row["step"] <= step and row["epoch"] <= epoch]

@@ -16,9 +16,10 @@ from training.data.ferplus import load_ferplus
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
-from training.loop import LoopSettings, Objective, fit, measure_speed
+from training.loop import LoopSettings, fit, measure_speed
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
+from training.objective import Objective
 from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
