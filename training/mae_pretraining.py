@@ -13,6 +13,7 @@ from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
+from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
 from training.run_folder import RunFolder
@@ -53,6 +54,10 @@ class MaePretraining:
         self.num_samples = len(images)
         self._recipe, self._table, self._images = recipe, table, images
         self._augment = recipe.model.augmentation(table.augment)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these pictures from others; they have no names here."""
+        return fingerprint(self._images)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""

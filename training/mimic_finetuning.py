@@ -18,6 +18,7 @@ from training.checkpoint import CheckpointInfo, load_encoder, read_info, save_ch
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
 from training.evaluation import TorchClassifier, crops_of, hard_targets
+from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.losses.cross_entropy_loss import CrossEntropyLoss
 from training.losses.mscl_loss import MsclLoss
@@ -84,6 +85,11 @@ class MimicFinetuning:
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
         self._selection = None if selection is None else (crops_of(selection), hard_targets(selection))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these faces from others."""
+        faces = self._faces
+        return fingerprint(faces.images, names=faces.names, class_names=faces.class_names, targets=faces.targets)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""

@@ -28,6 +28,9 @@ class Objective(Protocol):
     @property
     def views(self) -> int: ...  # noqa: D102 - described above
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells its samples from others, see `training.fingerprint`."""
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return optimiser groups, each with `lr_scale`."""
 

@@ -10,6 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from fer_app.errors import CheckpointError, DivergedError
+from training.fingerprint import differences
 from training.objective import Objective
 from training.run_folder import RunFolder
 from training.running_means import RunningMeans
@@ -65,6 +66,7 @@ class ProgressState:
                 "ema": self._ema.state_dict() if self._ema is not None else None,
                 "progress": vars(self.progress),
                 "means": self.means.state(),
+                "data": self._objective.fingerprint(),
             }
         )
 
@@ -72,12 +74,18 @@ class ProgressState:
         """Go on from the folder's saved state; False where there is none.
 
         Raises:
-            CheckpointError: the state cannot be read, or is not this run's.
+            CheckpointError: the state cannot be read, is not this run's, or is of other data.
         """
         state = self._folder.load_state()
         if state is None:
             return False
         try:
+            # Older states do not hold it.
+            changed = differences(state["data"], self._objective.fingerprint()) if "data" in state else []
+            if changed:
+                raise CheckpointError(
+                    f"the data is not what the run in {self._folder.path} began with: {'; '.join(changed)}"
+                )
             self._objective.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
             if self._ema is not None:

@@ -24,6 +24,7 @@ from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
+from training.run_lock import locked
 
 
 def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
@@ -37,13 +38,22 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
 
     Raises:
-        CheckpointError: the folder holds a run and `resume` is off, or holds another recipe's run.
+        CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
+            or is in use by another process.
         FerError: as the stages raise.
     """
     keep_freed_memory()
     _need_sources(recipe, data)
-    _refuse_another_run(recipe, run_dir, resume)
+    if resume and not (run_dir / "recipe.json").is_file():
+        raise CheckpointError(f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume")
     RunFolder(run_dir)
+    with locked(run_dir):
+        _refuse_another_run(recipe, run_dir, resume)
+        return _run_stages(recipe, data, run_dir, report, resume=resume)
+
+
+def _run_stages(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool) -> Path:
+    """Run what is not done yet, in a folder that is ours."""
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     for note in recipe.notes():
         report.line(note)

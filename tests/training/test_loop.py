@@ -217,6 +217,21 @@ def test_measuring_the_speed_leaves_the_model_alone(mini_ferplus: Path, fabric: 
     assert all(torch.equal(before[name], tensor) for name, tensor in target.model.state_dict().items())
 
 
+def test_a_state_of_other_data_is_refused(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
+    run(objective(mini_ferplus), tmp_path, fabric, epochs=1)
+    target = objective(mini_ferplus)
+    target._faces = target._faces.subset(torch.arange(1, 80))
+    with pytest.raises(
+        CheckpointError, match=r"not what the run in .* began with: 80 samples then, 79 now; other names"
+    ):
+        run(target, tmp_path, fabric, resume=True)
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None
+    del state["data"]  # as states once were
+    RunFolder(tmp_path).save_state(state)
+    assert run(objective(mini_ferplus), tmp_path, fabric, epochs=1, resume=True).epoch == 1
+
+
 def test_damaged_state_is_an_error(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.save_state({"progress": {"epoch": 1}})

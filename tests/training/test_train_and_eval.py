@@ -26,6 +26,7 @@ from training.data.ferplus import load_ferplus
 from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier
 from training.evaluation import evaluate as score
 from training.recipe import load_recipe
+from training.run_lock import locked
 
 runner = CliRunner()
 app = Typer()
@@ -194,6 +195,20 @@ def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tup
         runner.invoke(app, arguments, catch_exceptions=False)
     with pytest.raises(CheckpointError, match="another recipe"):
         runner.invoke(app, [*arguments, "--resume"], catch_exceptions=False)
+
+
+def test_resuming_where_there_is_no_run_is_an_error(mini_ferplus: Path, tmp_path: Path) -> None:
+    """A mistyped name must not start anew what took days."""
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path / "mistyped"), "--resume"]
+    with pytest.raises(CheckpointError, match=r"nothing to resume: .*mistyped holds no run"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_in_one_folder_are_refused(mini_ferplus: Path, tmp_path: Path) -> None:
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
+    with locked(tmp_path), pytest.raises(CheckpointError, match="in use by another process"):
+        runner.invoke(app, arguments, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("wrong", ["init=missing.safetensors", "pretrain.mask_ratio=0.99"])
