@@ -45,12 +45,17 @@ def train(
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     from training.data.locate import locate
+    from training.interruption import RunInterruptedError
     from training.report import Report
     from training.stages import run_recipe
 
     report = Report(sys.stderr)
     folder = run_dir or Path("runs") / parsed.name
-    checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume)
+    try:
+        checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume)
+    except RunInterruptedError as interruption:
+        report.line(f"fer: {interruption}")
+        raise typer.Exit(interruption.exit_status) from interruption
     typer.echo(str(checkpoint))
     if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
         report.line(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")

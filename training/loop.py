@@ -19,6 +19,7 @@ from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from training.interruption import RunInterruptedError, StopSignals
 from training.objective import Objective
 from training.progress_state import Progress, ProgressState
 from training.report import Report
@@ -142,6 +143,7 @@ def fit(
     Raises:
         DivergedError: a loss or a weight that is not finite; what was saved before stays.
         CheckpointError: a state that cannot be read or written.
+        RunInterruptedError: SIGTERM or SIGINT arrived; the state is saved.
     """
     use_fast_attention(objective.model, fabric.device)
     model, optimizer = fabric.setup(objective.model, make_optimizer(objective, settings))
@@ -154,33 +156,39 @@ def fit(
     folder.forget_after(progress.total_steps, progress.epoch)
 
     saved = started = time.monotonic()
-    for epoch in range(progress.epoch, settings.epochs):
-        objective.start_epoch(epoch)
-        batches = epoch_order(settings.seed, epoch, objective.num_samples, settings.samples_a_step)
-        model.train()
-        for step, losses in _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step):
-            progress.step, progress.total_steps = step + 1, progress.total_steps + 1
-            if ema is not None:
-                ema.update(objective.model, step=progress.total_steps)
-            now = time.monotonic()
-            progress.seconds, started = progress.seconds + now - started, now
-            means.add(losses, len(batches[step]), progress.seconds)
-            if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
-                state.check_finite()
-                row = means.take()
-                lr = optimizer.param_groups[-1]["lr"]
-                folder.log({"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
-                report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
-            if now - saved > 60 * settings.checkpoint_minutes:
-                state.save()
-                saved = time.monotonic()
-        progress.epoch, progress.step = epoch + 1, 0
-        progress.figures = objective.evaluate(state.averaged)
-        folder.log({"step": progress.total_steps, "epoch": progress.epoch, **progress.figures})
-        objective.save(folder, state.averaged, progress.counters(), progress.figures)
-        state.save()
-        saved = time.monotonic()
-        report.line(_epoch_line(progress, settings, means))
+    with StopSignals() as stop:
+        for epoch in range(progress.epoch, settings.epochs):
+            objective.start_epoch(epoch)
+            batches = epoch_order(settings.seed, epoch, objective.num_samples, settings.samples_a_step)
+            model.train()
+            for step, losses in _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step):
+                progress.step, progress.total_steps = step + 1, progress.total_steps + 1
+                if ema is not None:
+                    ema.update(objective.model, step=progress.total_steps)
+                now = time.monotonic()
+                progress.seconds, started = progress.seconds + now - started, now
+                means.add(losses, len(batches[step]), progress.seconds)
+                if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
+                    state.check_finite()
+                    row = means.take()
+                    lr = optimizer.param_groups[-1]["lr"]
+                    folder.log({"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
+                    report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
+                received = stop.received
+                if received is not None or now - saved > 60 * settings.checkpoint_minutes:
+                    state.save()
+                    saved = time.monotonic()
+                if received is not None:
+                    raise RunInterruptedError(received, epoch, progress.step)
+            progress.epoch, progress.step = epoch + 1, 0
+            progress.figures = objective.evaluate(state.averaged)
+            folder.log({"step": progress.total_steps, "epoch": progress.epoch, **progress.figures})
+            objective.save(folder, state.averaged, progress.counters(), progress.figures)
+            state.save()
+            saved = time.monotonic()
+            report.line(_epoch_line(progress, settings, means))
+            if stop.received is not None:
+                raise RunInterruptedError(stop.received, progress.epoch, 0)
     return progress
 
 

@@ -1,5 +1,7 @@
 """The folder of one stage of a run: metrics, the state that resuming needs, checkpoints, and a mark when it is done.
 
+The folder above it, of the whole run, has `recipe.json` and, after a signal has stopped the run, `unfinished.json`.
+
 metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
 state.pt             weights, optimiser, moving average and counters, for resuming
 last.safetensors     the newest checkpoint
@@ -144,6 +146,27 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         return summary
+
+    def mark_unfinished(self, marker: dict[str, Any]) -> None:
+        """Say that a signal stopped the run, for `--resume` and whatever starts runs.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        try:
+            self._replace("unfinished.json", json.dumps(marker, indent=2).encode())
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path / 'unfinished.json'}: {error}") from error
+
+    def take_unfinished(self) -> dict[str, Any] | None:
+        """Return what `mark_unfinished` wrote and remove it; None where there is none."""
+        path = self.path / "unfinished.json"
+        try:
+            marker: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # it is for the reader; the state has what counts
+            marker = None
+        path.unlink(missing_ok=True)
+        return marker
 
     def _replace(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as temporary:

@@ -16,6 +16,7 @@ from training.data.ferplus import load_ferplus
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
+from training.interruption import RunInterruptedError
 from training.loop import LoopSettings, fit, measure_speed
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
@@ -40,20 +41,22 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
     Raises:
         CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
             or is in use by another process.
+        RunInterruptedError: a signal stopped it, see `training.interruption`; `unfinished.json` says where.
         FerError: as the stages raise.
     """
     keep_freed_memory()
     _need_sources(recipe, data)
     if resume and not (run_dir / "recipe.json").is_file():
         raise CheckpointError(f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume")
-    RunFolder(run_dir)
+    run = RunFolder(run_dir)
     with locked(run_dir):
         _refuse_another_run(recipe, run_dir, resume)
-        return _run_stages(recipe, data, run_dir, report, resume=resume)
+        return _run_stages(recipe, data, run, report, resume=resume)
 
 
-def _run_stages(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool) -> Path:
+def _run_stages(recipe: Recipe, data: DataSources, run: RunFolder, report: Report, *, resume: bool) -> Path:
     """Run what is not done yet, in a folder that is ours."""
+    run_dir = run.path
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     for note in recipe.notes():
         report.line(note)
@@ -65,7 +68,13 @@ def _run_stages(recipe: Recipe, data: DataSources, run_dir: Path, report: Report
             objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
             _announce(stage, recipe, objective, settings, fabric, report)
             _claim(recipe, run_dir)
-            progress = fit(objective, settings, folder, fabric, report, resume=resume)
+            if (stopped := run.take_unfinished()) is not None:
+                report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
+            try:
+                progress = fit(objective, settings, folder, fabric, report, resume=resume)
+            except RunInterruptedError as interruption:
+                run.mark_unfinished({"stage": stage, **interruption.marker()})
+                raise
             folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
         else:
             report.line(f"{stage}: already done in {folder.path}")
