@@ -41,6 +41,11 @@ class RunFolder:
             raise CheckpointError(f"cannot write to the run folder {path}: {error}") from error
 
     @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.path / "state.pt"
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint."""
         return self.path / "last.safetensors"
@@ -97,10 +102,10 @@ class RunFolder:
             CheckpointError: it could not be written; the one before stays intact.
         """
         try:
-            with replacing(self.path / "state.pt") as temporary:
+            with replacing(self.state) as temporary:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"cannot write {self.path / 'state.pt'}: {error}") from error
+            raise CheckpointError(f"cannot write {self.state}: {error}") from error
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none.
@@ -108,7 +113,7 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self.path / "state.pt"
+        path = self.state
         if not path.is_file():
             return None
         try:
@@ -128,7 +133,7 @@ class RunFolder:
         """
         try:
             self._replace("done.json", json.dumps(summary, indent=2).encode())
-            (self.path / "state.pt").unlink(missing_ok=True)
+            self.state.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path / 'done.json'}: {error}") from error
 

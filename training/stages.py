@@ -16,6 +16,7 @@ from training.data.ferplus import load_ferplus
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
+from training.disk_space import need_disk_space
 from training.interruption import RunInterruptedError
 from training.loop import LoopSettings, fit, measure_speed
 from training.mae_pretraining import MaePretraining
@@ -66,6 +67,8 @@ def _run_stages(recipe: Recipe, data: DataSources, run: RunFolder, report: Repor
         folder = RunFolder(run_dir / stage)
         if folder.summary() is None:
             objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
+            needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
+            report.line(f"{stage}: up to {needed / 1e9:.2f} GB on the disk of {folder.path}")
             _announce(stage, recipe, objective, settings, fabric, report)
             _claim(recipe, run_dir)
             if (stopped := run.take_unfinished()) is not None:

@@ -1,7 +1,9 @@
 """`fer train` and `fer eval` from the command line, on drawn faces."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,6 +211,14 @@ def test_two_runs_in_one_folder_are_refused(mini_ferplus: Path, tmp_path: Path) 
     arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
     with locked(tmp_path), pytest.raises(CheckpointError, match="in use by another process"):
         runner.invoke(app, arguments, catch_exceptions=False)
+
+
+def test_too_small_a_disk_is_told_first(mini_ferplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
+    with pytest.raises(CheckpointError, match=r"pretrain: the run needs 0\.02 GB .* and 0\.00 GB are free"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "recipe.json").exists()
 
 
 @pytest.mark.parametrize("wrong", ["init=missing.safetensors", "pretrain.mask_ratio=0.99"])
