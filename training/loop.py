@@ -6,7 +6,6 @@ One pass reads top to bottom: order, learning rate, loss, step, average, log, sa
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from models.conv_stem import ConvStem
+from models.vit import Blocks
 from training.interruption import RunInterruptedError, StopSignals
 from training.objective import Objective
 from training.progress_state import Progress, ProgressState
@@ -28,7 +29,6 @@ from training.running_means import RunningMeans
 from training.schedule import warmup_cosine
 
 LOG_EVERY_STEPS = 20
-_PROBE_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class LoopSettings:
         seed: of every random draw.
         precision: `bf16` (autocast) or `fp32`.
         checkpoint_minutes: the state is saved at least this often, and after each epoch.
+        compile: whether torch compiles the blocks and the convolutional stem.
+        checkpoint_activations: whether blocks are computed again on the way back, to save memory.
     """
 
     epochs: int
@@ -64,6 +66,8 @@ class LoopSettings:
     seed: int = 0
     precision: str = "bf16"
     checkpoint_minutes: float = 5.0
+    compile: bool = False
+    checkpoint_activations: bool = False
 
     @property
     def samples_a_step(self) -> int:
@@ -79,51 +83,29 @@ def epoch_order(seed: int, epoch: int, num_samples: int, batch_size: int) -> Ten
     return order[: steps * batch].reshape(steps, batch)
 
 
-def make_optimizer(objective: Objective, settings: LoopSettings) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], settings: LoopSettings) -> torch.optim.Optimizer:
     """Return the optimiser; each group's learning rate is set before every step."""
     kind: type[torch.optim.Adam] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
-    return kind(objective.param_groups(), lr=settings.lr, betas=settings.betas)
+    return kind(groups, lr=settings.lr, betas=settings.betas)
 
 
-def use_fast_attention(model: nn.Module, device: torch.device) -> None:
-    """Take the plain attention on a CPU: for the few tokens of a face, the fused one's backward pass costs far more.
+def prepare_model(model: nn.Module, settings: LoopSettings, device: torch.device) -> None:
+    """Choose how the network computes, not what: attention, activations that are kept, compilation.
 
+    On a CPU the plain attention is taken: for the few tokens of a face, the fused one's backward pass costs far more.
     Measured on ViT-Tiny with 36 tokens in bf16: 1.7 times the plain one's time for a whole training step.
     """
-    if device.type == "cpu":
-        for module in model.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = False
+    for module in model.modules():
+        if isinstance(module, Attention) and device.type == "cpu":
+            module.fused_attn = False
+        if isinstance(module, Blocks):
+            module.grad_checkpointing = settings.checkpoint_activations
+        # Not the whole model: its losses call methods beside `forward`, and masking differs from step to step.
+        if isinstance(module, Blocks | ConvStem) and settings.compile:
+            module.compile()
 
 
-def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) -> float:
-    """Return samples/s of forward and backward on a copy of the model; the run itself is untouched."""
-    use_fast_attention(objective.model, fabric.device)
-    model = fabric.setup_module(copy.deepcopy(objective.model))
-    _mark_forward_methods(model, objective)
-    model.train()
-    batches = epoch_order(settings.seed, 0, objective.num_samples, settings.batch_size)
-    started, done = 0.0, 0
-    objective.start_epoch(0)
-    for i in range(_PROBE_STEPS):
-        batch = batches[i % len(batches)]
-        with fabric.autocast():
-            losses = objective.losses(model, batch, np.random.default_rng(0))
-        fabric.backward(losses["loss"])
-        if i == 0:  # the first step allocates
-            started = _time_when_done(losses)
-        else:
-            done += len(batch)
-    return done / (_time_when_done(losses) - started)
-
-
-def _time_when_done(losses: dict[str, Tensor]) -> float:
-    """Return the time, in s, when the device has done all that was asked of it: a GPU is only given work."""
-    losses["loss"].item()
-    return time.perf_counter()
-
-
-def _mark_forward_methods(model: Any, objective: Objective) -> None:
+def mark_forward_methods(model: Any, objective: Objective) -> None:
     """Tell Fabric which methods run under its precision, as `forward` does."""
     for name in objective.forward_methods:
         model.mark_forward_method(name)
@@ -145,9 +127,9 @@ def fit(
         CheckpointError: a state that cannot be read or written.
         RunInterruptedError: SIGTERM or SIGINT arrived; the state is saved.
     """
-    use_fast_attention(objective.model, fabric.device)
-    model, optimizer = fabric.setup(objective.model, make_optimizer(objective, settings))
-    _mark_forward_methods(model, objective)
+    prepare_model(objective.model, settings, fabric.device)
+    model, optimizer = fabric.setup(objective.model, make_optimizer(objective.param_groups(), settings))
+    mark_forward_methods(model, objective)
     ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
     state = ProgressState(objective, optimizer, ema, folder)
     if resume and state.restore():

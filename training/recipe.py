@@ -200,6 +200,8 @@ class Recipe(_Table):
     stages: tuple[Stage, ...] = Field(strict=False)
     init: str = "scratch"
     checkpoint_minutes: PositiveFloat = 5.0
+    compile: Annotated[bool, LATER] = False
+    checkpoint_activations: Annotated[bool, LATER] = False
     weights_license: str = "research data: trained on pictures released for research only"
     model: ModelTable = ModelTable()
     pretrain: PretrainTable | None = None

@@ -18,7 +18,7 @@ from training.data.image_set import ImageSet
 from training.data.locate import DataSources
 from training.disk_space import need_disk_space
 from training.interruption import RunInterruptedError
-from training.loop import LoopSettings, fit, measure_speed
+from training.loop import LoopSettings, fit
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
 from training.objective import Objective
@@ -27,6 +27,7 @@ from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
+from training.speed_probe import measure_speed
 
 
 def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
@@ -173,6 +174,8 @@ def _prepare(
         seed=recipe.seed,
         precision=recipe.precision,
         checkpoint_minutes=recipe.checkpoint_minutes,
+        compile=recipe.compile,
+        checkpoint_activations=recipe.checkpoint_activations,
     )
     return objective, settings
 
@@ -204,13 +207,15 @@ def _announce(
     parameters = sum(p.numel() for p in objective.model.parameters())
     batch = min(settings.samples_a_step, objective.num_samples)
     steps = objective.num_samples // batch
-    rate = measure_speed(objective, settings, fabric)
+    rate, peak = measure_speed(objective, settings, fabric)
+    whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
+    memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""
     hours = settings.epochs * steps * batch / rate / 3600
     views = f" of {objective.views} views" if objective.views > 1 else ""
     report.line(
         f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
         f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
-        f"{rate:.0f} images/s, about {hours:.2f} h"
+        f"{rate:.0f} images/s, about {hours:.2f} h{memory}"
     )
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
     assert table is not None

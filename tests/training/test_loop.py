@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from fer_app.errors import CheckpointError, DivergedError
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
-from training.loop import LoopSettings, epoch_order, fit, measure_speed
+from training.loop import LoopSettings, epoch_order, fit
 from training.mimic_finetuning import MimicFinetuning
 from training.progress_state import Progress
 from training.recipe import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
+from training.speed_probe import measure_speed
 
 RECIPE = load_recipe("debug", ["model.drop_path_rate=0.3"])
 SETTINGS = LoopSettings(
@@ -213,7 +214,7 @@ def test_diverging_on_a_full_disk_is_still_told(mini_ferplus: Path, tmp_path: Pa
 def test_measuring_the_speed_leaves_the_model_alone(mini_ferplus: Path, fabric: Fabric) -> None:
     target = objective(mini_ferplus)
     before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
-    assert measure_speed(target, SETTINGS, fabric) > 0
+    assert measure_speed(target, SETTINGS, fabric).samples_per_s > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in target.model.state_dict().items())
 
 

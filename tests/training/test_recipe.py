@@ -58,7 +58,8 @@ def test_learning_rate_follows_the_accumulated_batch(tmp_path: Path) -> None:
 def test_later_fields_count_only_when_they_are_set(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     plain, same, other = (load_recipe(path, [f"finetune.accumulate={n}"] if n else []) for n in (0, 1, 2))
-    assert "accumulate" not in plain.to_json()
+    assert not any(name in plain.to_json() for name in ("accumulate", "compile", "checkpoint_activations"))
+    assert '"compile": true' in load_recipe(path, ["compile=true"]).to_json()
     assert same.sha256 == plain.sha256
     assert other.sha256 != plain.sha256
     assert '"accumulate": 2' in other.to_json()

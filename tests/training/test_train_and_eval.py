@@ -48,6 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     assert result.exit_code == 0, result.stderr
     assert "next: fer eval" in result.stderr
     assert "images/s, about" in result.stderr  # the planned hours, before it starts
+    assert "; peak memory " in result.stderr
+    arithmetic = "batch_size 16 x accumulate 1 x processes 1 = 16 images a step; learning rate 0.00375 = base_lr 0.06 x"
+    assert arithmetic in result.stderr
     return data, root / "run", result.stdout
 
 
