@@ -25,6 +25,9 @@ def train(
         Path | None, typer.Option("--run-dir", help="Where checkpoints and metrics go  [default: runs/RECIPE]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what --run-dir holds.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard, which must be installed.")
+    ] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the bundled recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe: pre-train, then fine-tune."""
@@ -52,7 +55,7 @@ def train(
     report = Report(sys.stderr)
     folder = run_dir or Path("runs") / parsed.name
     try:
-        checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume)
+        checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume, tensorboard=tensorboard)
     except RunInterruptedError as interruption:
         report.line(f"fer: {interruption}")
         raise typer.Exit(interruption.exit_status) from interruption

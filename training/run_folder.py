@@ -21,18 +21,25 @@ import torch
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError
+from training.board import Board
 
 
 class RunFolder:
     """Reads and writes one stage's folder; every file but the metrics is replaced atomically."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         """Make the folder.
+
+        Args:
+            path: where.
+            tensorboard: whether rows also go to the folder `tensorboard` in it, once `forget_after` was called.
 
         Raises:
             CheckpointError: it cannot be made or written to; said before any work is done.
         """
         self.path = path
+        self._tensorboard = tensorboard
+        self._board: Board | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._replace("writable", b"")
@@ -61,7 +68,7 @@ class RunFolder:
         return self.path / "diverged.safetensors"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one object to `metrics.jsonl`.
+        """Append one object to `metrics.jsonl`; it has a `step`.
 
         Raises:
             CheckpointError: it could not be written.
@@ -70,6 +77,8 @@ class RunFolder:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+            if self._board is not None:
+                self._board.add(row)
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {error}") from error
 
@@ -83,6 +92,8 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged, or could not be written.
         """
+        if self._tensorboard:
+            self._board = Board(self.path / "tensorboard", step)
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
@@ -134,6 +145,8 @@ class RunFolder:
         try:
             self._replace("done.json", json.dumps(summary, indent=2).encode())
             self.state.unlink(missing_ok=True)
+            if self._board is not None:
+                self._board.close()
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path / 'done.json'}: {error}") from error
 

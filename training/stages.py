@@ -11,6 +11,7 @@ from torch import Tensor
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
+from training.board import need_tensorboard
 from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.general import load_images
@@ -30,7 +31,15 @@ from training.run_lock import locked
 from training.speed_probe import measure_speed
 
 
-def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
+def run_recipe(
+    recipe: Recipe,
+    data: DataSources,
+    run_dir: Path,
+    report: Report,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> Path:
     """Run all stages; returns the checkpoint that the last one made (the best, where it selects).
 
     Args:
@@ -39,24 +48,30 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         run_dir: made if needed; stages get the folders `pretrain` and `finetune` in it.
         report: tells the user.
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
+        tensorboard: also write TensorBoard's files, to the folder `tensorboard` of each stage.
 
     Raises:
         CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
             or is in use by another process.
         RunInterruptedError: a signal stopped it, see `training.interruption`; `unfinished.json` says where.
+        MissingExtraError: `tensorboard` is asked for and not installed.
         FerError: as the stages raise.
     """
     keep_freed_memory()
+    if tensorboard:
+        need_tensorboard()
     _need_sources(recipe, data)
     if resume and not (run_dir / "recipe.json").is_file():
         raise CheckpointError(f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume")
     run = RunFolder(run_dir)
     with locked(run_dir):
         _refuse_another_run(recipe, run_dir, resume)
-        return _run_stages(recipe, data, run, report, resume=resume)
+        return _run_stages(recipe, data, run, report, resume=resume, tensorboard=tensorboard)
 
 
-def _run_stages(recipe: Recipe, data: DataSources, run: RunFolder, report: Report, *, resume: bool) -> Path:
+def _run_stages(
+    recipe: Recipe, data: DataSources, run: RunFolder, report: Report, *, resume: bool, tensorboard: bool
+) -> Path:
     """Run what is not done yet, in a folder that is ours."""
     run_dir = run.path
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
@@ -65,7 +80,7 @@ def _run_stages(recipe: Recipe, data: DataSources, run: RunFolder, report: Repor
     start = _initial_encoder(recipe, report)
     made = run_dir
     for stage in recipe.stages:
-        folder = RunFolder(run_dir / stage)
+        folder = RunFolder(run_dir / stage, tensorboard=tensorboard)
         if folder.summary() is None:
             objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
             needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
