@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fer_app.errors import ConfigError
 from models.pos_embed import sincos_2d
-from models.vit import INIT_STD, VisionTransformer, init_transformer_weights, make_norm, transformer_block
+from models.vit import INIT_STD, Blocks, VisionTransformer, init_transformer_weights, make_norm, transformer_block
 
 NORM_PIX_EPS = 1e-6
 
@@ -132,7 +132,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pos_embed: Tensor
         positions = sincos_2d(decoder_embed_dim, config.grid_size, config.class_token)
         self.register_buffer("decoder_pos_embed", positions[None])
-        self.decoder_blocks = nn.Sequential(
+        self.decoder_blocks = Blocks(
             *(transformer_block(decoder_embed_dim, decoder_num_heads, mlp_ratio=4.0) for _ in range(decoder_depth))
         )
         self.decoder_norm = make_norm(decoder_embed_dim)

@@ -14,6 +14,7 @@ import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fer_app.errors import ConfigError, InputError
 from models.conv_stem import ConvStem
@@ -162,6 +163,23 @@ def make_norm(dim: int, **kwargs: Any) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=NORM_EPS, **kwargs)
 
 
+class Blocks(nn.Sequential):
+    """Transformer blocks in a row.
+
+    With `grad_checkpointing`, training keeps only what goes into each block and computes the rest again on the way
+    back (Chen et al. 2016, arXiv:1604.06174): less memory for about a third more time, the same gradients.
+    """
+
+    grad_checkpointing = False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Run all blocks: (B, n, D) to (B, n, D)."""
+        again = self.grad_checkpointing and self.training
+        for block in self:
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
+        return tokens
+
+
 class VisionTransformer(nn.Module):
     """Pictures to tokens.
 
@@ -186,9 +204,7 @@ class VisionTransformer(nn.Module):
         positions = sincos_2d(dim, config.grid_size, config.class_token)
         self.pos_embed = nn.Parameter(positions[None])
         drop_path = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.Sequential(
-            *(transformer_block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path)
-        )
+        self.blocks = Blocks(*(transformer_block(dim, config.num_heads, config.mlp_ratio, rate) for rate in drop_path))
         self.norm: nn.Module = make_norm(dim)
         self.reset_parameters()
 

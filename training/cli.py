@@ -25,6 +25,9 @@ def train(
         Path | None, typer.Option("--run-dir", help="Where checkpoints and metrics go  [default: runs/RECIPE]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what --run-dir holds.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard, which must be installed.")
+    ] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the bundled recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe: pre-train, then fine-tune."""
@@ -45,12 +48,17 @@ def train(
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     from training.data.locate import locate
+    from training.interruption import RunInterruptedError
     from training.report import Report
     from training.stages import run_recipe
 
     report = Report(sys.stderr)
     folder = run_dir or Path("runs") / parsed.name
-    checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume)
+    try:
+        checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume, tensorboard=tensorboard)
+    except RunInterruptedError as interruption:
+        report.line(f"fer: {interruption}")
+        raise typer.Exit(interruption.exit_status) from interruption
     typer.echo(str(checkpoint))
     if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
         report.line(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
+from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
 from training.run_folder import RunFolder
@@ -53,6 +55,10 @@ class MaePretraining:
         self._recipe, self._table, self._images = recipe, table, images
         self._augment = recipe.model.augmentation(table.augment)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these pictures from others; they have no names here."""
+        return fingerprint(self._images)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
         return param_groups(self.model, lr=self._table.lr, weight_decay=self._table.weight_decay, layer_decay=1.0)
@@ -79,6 +85,10 @@ class MaePretraining:
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the encoder."""
+        self.write(folder.last, model, counters, figures)
+
+    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the encoder to `path`."""
         encoder = model.encoder
         assert isinstance(encoder, VisionTransformer)
         info = CheckpointInfo(
@@ -88,4 +98,4 @@ class MaePretraining:
             recipe=self._recipe.model_dump(mode="json"),
             metrics=figures,
         )
-        save_checkpoint(folder.last, encoder.state_dict(), info)
+        save_checkpoint(path, encoder.state_dict(), info)

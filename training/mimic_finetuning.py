@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from training.checkpoint import CheckpointInfo, load_encoder, read_info, save_ch
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
 from training.evaluation import TorchClassifier, crops_of, hard_targets
+from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.losses.cross_entropy_loss import CrossEntropyLoss
 from training.losses.mscl_loss import MsclLoss
@@ -84,6 +86,11 @@ class MimicFinetuning:
         self._scl = SclLoss(temperature=table.contrastive_temperature)
         self._selection = None if selection is None else (crops_of(selection), hard_targets(selection))
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these faces from others."""
+        faces = self._faces
+        return fingerprint(faces.images, names=faces.names, class_names=faces.class_names, targets=faces.targets)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
         table = self._table
@@ -135,6 +142,15 @@ class MimicFinetuning:
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier as the newest, and as the best if its accuracy on a selection split is."""
+        self.write(folder.last, model, counters, figures)
+        if self._selection is None:
+            return
+        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
+        if figures["dev_accuracy"] > best:
+            self.write(folder.best, model, counters, figures)
+
+    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the classifier to `path`."""
         contract = self._recipe.contract(self._faces.class_names)
         metrics = {name: value for name, value in figures.items() if name != "temperature"}
         info = CheckpointInfo(
@@ -145,9 +161,4 @@ class MimicFinetuning:
             metrics=metrics,
             contract=contract.replace(temperature=figures.get("temperature", 1.0)),
         )
-        save_checkpoint(folder.last, model.state_dict(), info)
-        if self._selection is None:
-            return
-        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
-        if figures["dev_accuracy"] > best:
-            save_checkpoint(folder.best, model.state_dict(), info)
+        save_checkpoint(path, model.state_dict(), info)

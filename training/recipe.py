@@ -15,9 +15,19 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fer_app.contract import ColorMode, Contract, Interpolation
 from fer_app.errors import ConfigError, FerError
@@ -28,14 +38,23 @@ from training.augment import AugmentSpec, BatchAugment
 Stage = Literal["pretrain", "finetune"]
 
 
-# Keys that came after the first models were bundled, with their defaults.
-_ADDED_LATER: Final = {("finetune", "contempt"): "keep"}
-
 Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+LATER = "later"
+"""Marks a field that came after weights had been published under digests of recipes without it (`Annotated`)."""
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that have their defaults, so that the digests of older recipes hold."""
+        values: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if LATER in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 class ModelTable(_Table):
@@ -91,6 +110,7 @@ class _StageTable(_Table):
     epochs: PositiveInt
     warmup_epochs: float = Field(0.0, ge=0.0)
     batch_size: PositiveInt
+    accumulate: Annotated[PositiveInt, LATER] = 1
     base_lr: PositiveFloat
     min_lr: float = Field(0.0, ge=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
@@ -110,7 +130,7 @@ class _StageTable(_Table):
     @property
     def lr(self) -> float:
         """The peak learning rate: base_lr x images a step / 256 (Goyal et al. 2017, arXiv:1706.02677)."""
-        return self.base_lr * self.batch_size / 256
+        return self.base_lr * self.batch_size * self.accumulate / 256
 
 
 class PretrainTable(_StageTable):
@@ -135,7 +155,7 @@ class FinetuneTable(_StageTable):
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
     votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"
-    contempt: Literal["keep", "drop"] = "keep"
+    contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
     views: Literal[1, 2] = 2
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
@@ -182,6 +202,8 @@ class Recipe(_Table):
     stages: tuple[Stage, ...] = Field(strict=False)
     init: str = "scratch"
     checkpoint_minutes: PositiveFloat = 5.0
+    compile: Annotated[bool, LATER] = False
+    checkpoint_activations: Annotated[bool, LATER] = False
     weights_license: str = "research data: trained on pictures released for research only"
     model: ModelTable = ModelTable()
     pretrain: PretrainTable | None = None
@@ -231,11 +253,7 @@ class Recipe(_Table):
 
         Defaults are included, but for those of keys that later versions brought: what older ones wrote stays equal.
         """
-        values = self.model_dump(mode="json")
-        for (table, key), default in _ADDED_LATER.items():
-            if values[table] is not None and values[table][key] == default:
-                del values[table][key]
-        return json.dumps(values, sort_keys=True)
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
     @property
     def sha256(self) -> str:

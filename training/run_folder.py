@@ -1,9 +1,12 @@
 """The folder of one stage of a run: metrics, the state that resuming needs, checkpoints, and a mark when it is done.
 
+The folder above it, of the whole run, has `recipe.json` and, after a signal has stopped the run, `unfinished.json`.
+
 metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
 state.pt             weights, optimiser, moving average and counters, for resuming
 last.safetensors     the newest checkpoint
 best.safetensors     the one with the best figure on the selection split, where a stage has one
+diverged.safetensors the weights of a run that was stopped because its loss or weights were no longer finite
 done.json            written last: the stage's summary
 """
 
@@ -18,24 +21,36 @@ import torch
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError
+from training.board import Board
 
 
 class RunFolder:
     """Reads and writes one stage's folder; every file but the metrics is replaced atomically."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         """Make the folder.
+
+        Args:
+            path: where.
+            tensorboard: whether rows also go to the folder `tensorboard` in it, once `forget_after` was called.
 
         Raises:
             CheckpointError: it cannot be made or written to; said before any work is done.
         """
         self.path = path
+        self._tensorboard = tensorboard
+        self._board: Board | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._replace("writable", b"")
             (path / "writable").unlink()
         except OSError as error:
             raise CheckpointError(f"cannot write to the run folder {path}: {error}") from error
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.path / "state.pt"
 
     @property
     def last(self) -> Path:
@@ -47,8 +62,13 @@ class RunFolder:
         """The checkpoint with the best figure on the selection split."""
         return self.path / "best.safetensors"
 
+    @property
+    def diverged(self) -> Path:
+        """The weights of a run that diverged."""
+        return self.path / "diverged.safetensors"
+
     def log(self, row: dict[str, Any]) -> None:
-        """Append one object to `metrics.jsonl`.
+        """Append one object to `metrics.jsonl`; it has a `step`.
 
         Raises:
             CheckpointError: it could not be written.
@@ -57,11 +77,13 @@ class RunFolder:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+            if self._board is not None:
+                self._board.add(row)
         except OSError as error:
             raise CheckpointError(f"cannot write {path}: {error}") from error
 
     def forget_after(self, step: int, epoch: int) -> None:
-        """Drop metrics of what is about to be run again: later steps, and figures of an epoch that is not finished.
+        """Drop what is about to be run again: metrics of later steps, of an unfinished epoch, and diverged weights.
 
         Args:
             step: steps done from the start.
@@ -70,10 +92,13 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged, or could not be written.
         """
+        if self._tensorboard:
+            self._board = Board(self.path / "tensorboard", step)
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return
         try:
+            self.diverged.unlink(missing_ok=True)
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]  # else it was being written
             kept = [line for line, row in rows if row["step"] <= step and row["epoch"] <= epoch]
@@ -88,10 +113,10 @@ class RunFolder:
             CheckpointError: it could not be written; the one before stays intact.
         """
         try:
-            with replacing(self.path / "state.pt") as temporary:
+            with replacing(self.state) as temporary:
                 torch.save(state, temporary)
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"cannot write {self.path / 'state.pt'}: {error}") from error
+            raise CheckpointError(f"cannot write {self.state}: {error}") from error
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none.
@@ -99,7 +124,7 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self.path / "state.pt"
+        path = self.state
         if not path.is_file():
             return None
         try:
@@ -119,7 +144,9 @@ class RunFolder:
         """
         try:
             self._replace("done.json", json.dumps(summary, indent=2).encode())
-            (self.path / "state.pt").unlink(missing_ok=True)
+            self.state.unlink(missing_ok=True)
+            if self._board is not None:
+                self._board.close()
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path / 'done.json'}: {error}") from error
 
@@ -137,6 +164,27 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         return summary
+
+    def mark_unfinished(self, marker: dict[str, Any]) -> None:
+        """Say that a signal stopped the run, for `--resume` and whatever starts runs.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        try:
+            self._replace("unfinished.json", json.dumps(marker, indent=2).encode())
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path / 'unfinished.json'}: {error}") from error
+
+    def take_unfinished(self) -> dict[str, Any] | None:
+        """Return what `mark_unfinished` wrote and remove it; None where there is none."""
+        path = self.path / "unfinished.json"
+        try:
+            marker: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # it is for the reader; the state has what counts
+            marker = None
+        path.unlink(missing_ok=True)
+        return marker
 
     def _replace(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as temporary:

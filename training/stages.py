@@ -11,22 +11,36 @@ from torch import Tensor
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
+from training.board import need_tensorboard
 from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
 from training.data.datasets import Contempt, Split, at, load
 from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
-from training.loop import LoopSettings, Objective, fit, measure_speed
+from training.disk_space import need_disk_space
+from training.interruption import RunInterruptedError
+from training.loop import LoopSettings, fit
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
+from training.objective import Objective
 from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
+from training.run_lock import locked
+from training.speed_probe import measure_speed
 
 
-def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report, *, resume: bool = False) -> Path:
+def run_recipe(
+    recipe: Recipe,
+    data: DataSources,
+    run_dir: Path,
+    report: Report,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> Path:
     """Run all stages; returns the checkpoint that the last one made (the best, where it selects).
 
     Args:
@@ -35,27 +49,52 @@ def run_recipe(recipe: Recipe, data: DataSources, run_dir: Path, report: Report,
         run_dir: made if needed; stages get the folders `pretrain` and `finetune` in it.
         report: tells the user.
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
+        tensorboard: also write TensorBoard's files, to the folder `tensorboard` of each stage.
 
     Raises:
-        CheckpointError: the folder holds a run and `resume` is off, or holds another recipe's run.
+        CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
+            or is in use by another process.
+        RunInterruptedError: a signal stopped it, see `training.interruption`; `unfinished.json` says where.
+        MissingExtraError: `tensorboard` is asked for and not installed.
         FerError: as the stages raise.
     """
     keep_freed_memory()
+    if tensorboard:
+        need_tensorboard()
     _need_sources(recipe, data, report)
-    _refuse_another_run(recipe, run_dir, resume)
-    RunFolder(run_dir)
+    if resume and not (run_dir / "recipe.json").is_file():
+        raise CheckpointError(f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume")
+    run = RunFolder(run_dir)
+    with locked(run_dir):
+        _refuse_another_run(recipe, run_dir, resume)
+        return _run_stages(recipe, data, run, report, resume=resume, tensorboard=tensorboard)
+
+
+def _run_stages(
+    recipe: Recipe, data: DataSources, run: RunFolder, report: Report, *, resume: bool, tensorboard: bool
+) -> Path:
+    """Run what is not done yet, in a folder that is ours."""
+    run_dir = run.path
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     for note in recipe.notes():
         report.line(note)
     start = _initial_encoder(recipe, report)
     made = run_dir
     for stage in recipe.stages:
-        folder = RunFolder(run_dir / stage)
+        folder = RunFolder(run_dir / stage, tensorboard=tensorboard)
         if folder.summary() is None:
-            objective, settings = _prepare(stage, recipe, data, start)
+            objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
+            needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
+            report.line(f"{stage}: up to {needed / 1e9:.2f} GB on the disk of {folder.path}")
             _announce(stage, recipe, objective, settings, fabric, report)
             _claim(recipe, run_dir)
-            progress = fit(objective, settings, folder, fabric, report, resume=resume)
+            if (stopped := run.take_unfinished()) is not None:
+                report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
+            try:
+                progress = fit(objective, settings, folder, fabric, report, resume=resume)
+            except RunInterruptedError as interruption:
+                run.mark_unfinished({"stage": stage, **interruption.marker()})
+                raise
             folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
         else:
             report.line(f"{stage}: already done in {folder.path}")
@@ -125,7 +164,7 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _prepare(
-    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None
+    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None, world_size: int
 ) -> tuple[Objective, LoopSettings]:
     """Read the stage's data and build what it trains."""
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -141,7 +180,8 @@ def _prepare(
     settings = LoopSettings(
         epochs=table.epochs,
         batch_size=table.batch_size,
-        lr=table.lr,
+        accumulate=table.accumulate,
+        lr=table.lr * world_size,
         min_lr=table.min_lr,
         warmup_epochs=table.warmup_epochs,
         optimizer=table.optimizer,
@@ -151,6 +191,8 @@ def _prepare(
         seed=recipe.seed,
         precision=recipe.precision,
         checkpoint_minutes=recipe.checkpoint_minutes,
+        compile=recipe.compile,
+        checkpoint_activations=recipe.checkpoint_activations,
     )
     return objective, settings
 
@@ -191,13 +233,22 @@ def _announce(
 ) -> None:
     """Say what is about to run and how long it will take."""
     parameters = sum(p.numel() for p in objective.model.parameters())
-    batch = min(settings.batch_size, objective.num_samples)
+    batch = min(settings.samples_a_step, objective.num_samples)
     steps = objective.num_samples // batch
-    rate = measure_speed(objective, settings, fabric)
+    rate, peak = measure_speed(objective, settings, fabric)
+    whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
+    memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""
     hours = settings.epochs * steps * batch / rate / 3600
     views = f" of {objective.views} views" if objective.views > 1 else ""
     report.line(
         f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
-        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}, "
-        f"learning rate {settings.lr:g}; {rate:.0f} images/s, about {hours:.2f} h"
+        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
+        f"{rate:.0f} images/s, about {hours:.2f} h{memory}"
+    )
+    table = recipe.pretrain if stage == "pretrain" else recipe.finetune
+    assert table is not None
+    whole = settings.samples_a_step * fabric.world_size
+    report.line(
+        f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {fabric.world_size} = "
+        f"{whole} images a step; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
     )

@@ -168,3 +168,22 @@ def test_config_refuses_what_does_not_fit(changes, message):
     fields = {**SMALL.to_dict(), "stem_channels": (), **changes}
     with pytest.raises(ConfigError, match=message):
         VitConfig(**fields)
+
+
+def test_checkpointed_blocks_keep_less_and_give_the_same_gradients():
+    tokens = torch.randn(2, 5, 16)
+    kept, gradients = [], []
+    model = VisionTransformer(SMALL).train()
+    for again in (False, True):
+        model.blocks.grad_checkpointing = again
+        model.zero_grad()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.nbytes), t)[1], lambda t: t
+        ):
+            outputs = model.blocks(tokens)
+        outputs.square().sum().backward()
+        kept.append(sum(sizes))
+        gradients.append({name: p.grad.clone() for name, p in model.blocks.named_parameters()})
+    assert kept[1] < 0.2 * kept[0]
+    assert all(torch.equal(gradients[0][name], gradient) for name, gradient in gradients[1].items())

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from fer_app.errors import CheckpointError, DivergedError
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
-from training.loop import LoopSettings, Progress, epoch_order, fit, measure_speed
+from training.loop import LoopSettings, epoch_order, fit
 from training.mimic_finetuning import MimicFinetuning
+from training.progress_state import Progress
 from training.recipe import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
+from training.speed_probe import measure_speed
 
 RECIPE = load_recipe("debug", ["model.drop_path_rate=0.3"])
 SETTINGS = LoopSettings(
@@ -127,22 +129,108 @@ def test_killed_between_an_epochs_files(
         assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+@pytest.mark.parametrize("passes", [[16, 16], [12, 12, 8]])
+def test_accumulated_passes_are_one_batch(
+    mini_ferplus: Path, tmp_path: Path, fabric: Fabric, passes: list[int]
+) -> None:
+    """Without mixing and contrast, which see one pass, the gradient of a step is that of all its samples at once."""
+    changes = ["model.drop_path_rate=0.0", "finetune.loss=ce", "finetune.mix_prob=0.0"]
+    recipe = load_recipe("debug", changes)
+    assert recipe.finetune is not None
+    faces = load_ferplus(mini_ferplus, "train-main").subset(torch.arange(32))
+    models = []
+    for batch_size in (32, passes[0]):
+        target = Interruptible(recipe, recipe.finetune, faces, None, None)
+        seen = []
+        target.model.get_submodule("encoder.blocks.0").register_forward_hook(lambda *a, s=seen: s.append(len(a[1][0])))
+        name = str(batch_size)
+        run(target, tmp_path / name, fabric, batch_size=batch_size, accumulate=-(-32 // batch_size), epochs=2)
+        models.append(target.model.state_dict())
+        assert [row["step"] for row in rows(tmp_path / name)] == [1, 1, 2, 2]
+        assert seen == [2 * n for n in (passes if batch_size < 32 else [32])] * 2  # two views
+    whole, parts = models
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: name + text)
+    losses = [rows(tmp_path / str(size))[0]["loss"] for size in (32, passes[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_seed_changes_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
     run(objective(mini_ferplus), tmp_path / "a", fabric, epochs=1)
     run(objective(mini_ferplus), tmp_path / "b", fabric, epochs=1, seed=1)
     assert rows(tmp_path / "a") != rows(tmp_path / "b")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
-    with pytest.raises(DivergedError, match=r"not finite around step .* ce nan"):
-        run(objective(mini_ferplus), tmp_path, fabric, lr=1e30, warmup_epochs=0, clip_grad=None)
+class Diverging(Interruptible):
+    """Has a loss, or only a gradient, that is not finite from its fourth step on."""
+
+    steps, only_gradient = 0, False
+
+    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        self.steps += 1
+        terms = super().losses(model, indices, rng)
+        if self.steps < 4:
+            return terms
+        zero = next(self.model.parameters()).sum() * 0
+        return {**terms, "loss": terms["loss"] + (zero.sqrt() if self.only_gradient else zero / 0)}
+
+
+@pytest.mark.parametrize("minutes", [1e-9, 60.0], ids=["saved at every step", "saved at epochs"])
+@pytest.mark.parametrize("only_gradient", [False, True])
+def test_a_run_that_diverges_stops_and_keeps_the_good_state(
+    mini_ferplus: Path, tmp_path: Path, fabric: Fabric, only_gradient: bool, minutes: float
+) -> None:
+    target = objective(mini_ferplus, Diverging)
+    target.only_gradient = only_gradient
+    with pytest.raises(DivergedError) as caught:
+        run(target, tmp_path, fabric, epochs=5, batch_size=24, checkpoint_minutes=minutes)  # three steps an epoch
+    # A gradient alone shows in the next step's loss, or in the weights where they are about to be saved.
+    step = 4 if minutes < 1 or not only_gradient else 5
+    loss = "weights are" if only_gradient and minutes < 1 else "loss is"
+    said = f"the {loss} not finite {'after' if loss == 'weights are' else 'from'} step {step}"
+    assert said in str(caught.value)
+    assert f"the weights are in {tmp_path / 'diverged.safetensors'}" in str(caught.value)
+    assert load_checkpoint(tmp_path / "diverged.safetensors")[1].kind == "classifier"
+    *_, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert last["bad_step"] == step
+    assert (last["diverged"]["loss"] == "nan") == (loss == "loss is")
+
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None
+    assert state["progress"]["total_steps"] == 3
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+    run(objective(mini_ferplus), tmp_path, fabric, epochs=5, batch_size=24, resume=True)
+    run(objective(mini_ferplus), tmp_path / "whole", fabric, epochs=5, batch_size=24)
+    assert rows(tmp_path) == rows(tmp_path / "whole")
+    assert not (tmp_path / "diverged.safetensors").exists()
+
+
+def test_diverging_on_a_full_disk_is_still_told(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
+    tmp_path.joinpath("diverged.safetensors").mkdir()
+    with pytest.raises(DivergedError, match=r"not finite from step 4 on .* loss nan, ce .*the weights are lost \("):
+        run(objective(mini_ferplus, Diverging), tmp_path, fabric, checkpoint_minutes=60.0)
 
 
 def test_measuring_the_speed_leaves_the_model_alone(mini_ferplus: Path, fabric: Fabric) -> None:
     target = objective(mini_ferplus)
     before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
-    assert measure_speed(target, SETTINGS, fabric) > 0
+    assert measure_speed(target, SETTINGS, fabric).samples_per_s > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in target.model.state_dict().items())
+
+
+def test_a_state_of_other_data_is_refused(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
+    run(objective(mini_ferplus), tmp_path, fabric, epochs=1)
+    target = objective(mini_ferplus)
+    target._faces = target._faces.subset(torch.arange(1, 80))
+    with pytest.raises(
+        CheckpointError, match=r"not what the run in .* began with: 80 samples then, 79 now; other names"
+    ):
+        run(target, tmp_path, fabric, resume=True)
+    state = RunFolder(tmp_path).load_state()
+    assert state is not None
+    del state["data"]  # as states once were
+    RunFolder(tmp_path).save_state(state)
+    assert run(objective(mini_ferplus), tmp_path, fabric, epochs=1, resume=True).epoch == 1
 
 
 def test_damaged_state_is_an_error(tmp_path: Path) -> None:

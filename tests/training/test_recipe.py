@@ -47,6 +47,26 @@ def test_learning_rate_follows_the_batch(tmp_path: Path) -> None:
     assert recipe.finetune.lr == 2e-4
 
 
+def test_learning_rate_follows_the_accumulated_batch(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["finetune.accumulate=4"])
+    assert recipe.finetune is not None
+    assert recipe.finetune.lr == 8e-4
+    with pytest.raises(ConfigError, match=r"finetune\.accumulate"):
+        load_recipe(write(tmp_path, MINIMAL), ["finetune.accumulate=0"])
+
+
+def test_later_fields_count_only_when_they_are_set(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    plain, same, other = (load_recipe(path, [f"finetune.accumulate={n}"] if n else []) for n in (0, 1, 2))
+    assert not any(name in plain.to_json() for name in ("accumulate", "compile", "checkpoint_activations"))
+    assert '"compile": true' in load_recipe(path, ["compile=true"]).to_json()
+    assert same.sha256 == plain.sha256
+    assert other.sha256 != plain.sha256
+    assert '"accumulate": 2' in other.to_json()
+    assert Recipe.model_validate_json(other.to_json()) == other
+    assert Recipe.model_validate_json(plain.to_json()) == plain
+
+
 def test_overrides_replace_and_add(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     recipe = load_recipe(path, ["finetune.epochs=7", "finetune.loss=ce", "seed = 3", "finetune.augment.hflip=0.5"])

@@ -1,7 +1,9 @@
 """`fer train` and `fer eval` from the command line, on drawn faces."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from training.data.ferplus import load_ferplus
 from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier
 from training.evaluation import evaluate as score
 from training.recipe import load_recipe
+from training.run_lock import locked
 
 runner = CliRunner()
 app = Typer()
@@ -45,6 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     assert result.exit_code == 0, result.stderr
     assert "next: fer eval" in result.stderr
     assert "images/s, about" in result.stderr  # the planned hours, before it starts
+    assert "; peak memory " in result.stderr
+    arithmetic = "batch_size 16 x accumulate 1 x processes 1 = 16 images a step; learning rate 0.00375 = base_lr 0.06 x"
+    assert arithmetic in result.stderr
     return data, root / "run", result.stdout
 
 
@@ -194,6 +200,28 @@ def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tup
         runner.invoke(app, arguments, catch_exceptions=False)
     with pytest.raises(CheckpointError, match="another recipe"):
         runner.invoke(app, [*arguments, "--resume"], catch_exceptions=False)
+
+
+def test_resuming_where_there_is_no_run_is_an_error(mini_ferplus: Path, tmp_path: Path) -> None:
+    """A mistyped name must not start anew what took days."""
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path / "mistyped"), "--resume"]
+    with pytest.raises(CheckpointError, match=r"nothing to resume: .*mistyped holds no run"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_in_one_folder_are_refused(mini_ferplus: Path, tmp_path: Path) -> None:
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
+    with locked(tmp_path), pytest.raises(CheckpointError, match="in use by another process"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+
+
+def test_too_small_a_disk_is_told_first(mini_ferplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path)]
+    with pytest.raises(CheckpointError, match=r"pretrain: the run needs 0\.02 GB .* and 0\.00 GB are free"):
+        runner.invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "recipe.json").exists()
 
 
 @pytest.mark.parametrize("wrong", ["init=missing.safetensors", "pretrain.mask_ratio=0.99"])

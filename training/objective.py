@@ -1,0 +1,50 @@
+"""What the training loop asks of a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from training.run_folder import RunFolder
+
+
+class Objective(Protocol):
+    """What a stage trains: a model, its samples, and the loss of a batch of them.
+
+    Attributes:
+        model: is trained in place.
+        num_samples: how many samples an epoch has.
+        views: pictures a sample.
+        forward_methods: the model's methods beside `forward` that `losses` calls.
+    """
+
+    model: nn.Module
+    num_samples: int
+    forward_methods: tuple[str, ...]
+
+    @property
+    def views(self) -> int: ...  # noqa: D102 - described above
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells its samples from others, see `training.fingerprint`."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return optimiser groups, each with `lr_scale`."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare what is drawn once an epoch."""
+
+    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return scalar terms of the batch; `loss` is the one that is minimised."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return figures on the selection split, or nothing."""
+
+    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write the stage's checkpoint(s)."""
+
+    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
+        """Write one checkpoint of the stage's kind."""

@@ -1,0 +1,70 @@
+"""Speed and memory of a few training steps, measured before a run on a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import NamedTuple
+
+import numpy as np
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from fer_app.errors import ConfigError
+from training.loop import LoopSettings, epoch_order, make_optimizer, mark_forward_methods, prepare_model
+from training.memory import peak_bytes, reset_peak
+from training.objective import Objective
+
+_STEPS = 4
+
+
+class Speed(NamedTuple):
+    """What the probe found: samples/s, and the peak of `training.memory` where it is known."""
+
+    samples_per_s: float
+    peak_bytes: int | None
+
+
+def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) -> Speed:
+    """Take a few steps of one pass each, of forward, backward and optimiser; the run itself is untouched.
+
+    Raises:
+        ConfigError: torch cannot compile on this machine.
+    """
+    model = copy.deepcopy(objective.model)
+    prepare_model(model, settings, fabric.device)
+    groups = objective.param_groups()
+    twins = dict(zip(objective.model.parameters(), model.parameters(), strict=True))
+    for group in groups:
+        group["params"] = [twins[parameter] for parameter in group["params"]]
+    wrapped, optimizer = fabric.setup(model, make_optimizer(groups, settings))
+    mark_forward_methods(wrapped, objective)
+    wrapped.train()
+    batches = epoch_order(settings.seed, 0, objective.num_samples, settings.batch_size)
+    started, done = 0.0, 0
+    objective.start_epoch(0)
+    reset_peak(fabric.device)
+    for i in range(_STEPS):
+        batch = batches[i % len(batches)]
+        try:
+            with fabric.autocast():
+                losses = objective.losses(wrapped, batch, np.random.default_rng(0))
+            fabric.backward(losses["loss"])
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).partition("\n")[0]
+                raise ConfigError(f"compile = true: torch cannot compile on this machine: {reason}") from error
+            raise
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if i == 0:  # the first step allocates
+            started = _time_when_done(losses)
+        else:
+            done += len(batch)
+    return Speed(done / (_time_when_done(losses) - started), peak_bytes(fabric.device))
+
+
+def _time_when_done(losses: dict[str, Tensor]) -> float:
+    """Return the time, in s, when the device has done all that was asked of it: a GPU is only given work."""
+    losses["loss"].item()
+    return time.perf_counter()
