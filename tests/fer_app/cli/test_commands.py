@@ -232,7 +232,8 @@ def bundle(tmp_path, monkeypatch, tiny_model):
 
     weights = tmp_path / "weights"
     shutil.copytree(model_store.WEIGHTS, weights)
-    detectors = (weights / "manifest.toml").read_text().split("\n[[model]]")[0]
+    manifest = (weights / "manifest.toml").read_text()
+    detectors = manifest[manifest.index("\n[[detector]]\n") + 1 :].split("\n[[model]]")[0]
     digest = sha256(tiny_model.read_bytes()).hexdigest()
     shutil.copy(tiny_model, weights / "tiny.onnx")
     (weights / "manifest.toml").write_text(
