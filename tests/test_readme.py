@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from fer_app.model_store import bundled_models
-
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples/README.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
@@ -128,13 +126,10 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
 
 def test_python_of_the_readme_runs(
     astronaut_path: Path,
-    tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if not any(entry.default for entry in bundled_models()):
-        monkeypatch.setattr("fer_app.recognizer.resolve_model", lambda name: tiny_model)
     shutil.copy(astronaut_path, tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "README.md").read_text(encoding="utf-8")
