@@ -32,7 +32,7 @@ from pydantic import (
 from fer_app.contract import ColorMode, Contract, Interpolation
 from fer_app.errors import ConfigError, FerError
 from fer_app.labels import LABELS
-from models.vit import VIT_SIZES, VitConfig
+from models.vit import VitConfig, vit_config
 from training.augment import AugmentSpec, BatchAugment
 
 Stage = Literal["pretrain", "finetune"]
@@ -78,18 +78,17 @@ class ModelTable(_Table):
 
     def vit_config(self, *, drop_path_rate: float = 0.0) -> VitConfig:
         """Return the encoder's architecture; stochastic depth is off unless asked for."""
-        embed_dim, depth, num_heads = VIT_SIZES[self.size]
-        return VitConfig(
+        given = {"embed_dim": self.embed_dim, "depth": self.depth, "num_heads": self.num_heads}
+        return vit_config(
+            self.size,
             img_size=self.img_size,
             patch_size=self.patch_size,
             in_chans=self.in_chans,
-            embed_dim=self.embed_dim or embed_dim,
-            depth=self.depth or depth,
-            num_heads=self.num_heads or num_heads,
             stem=self.stem,
             stem_channels=self.stem_channels,
             stem_blocks=self.stem_blocks,
             drop_path_rate=drop_path_rate,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
     def augmentation(self, spec: AugmentSpec) -> BatchAugment:
