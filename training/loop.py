@@ -26,6 +26,7 @@ from training.progress_state import Progress, ProgressState
 from training.report import Report
 from training.run_folder import RunFolder
 from training.running_means import RunningMeans
+from training.sampling import Epoch, Share
 from training.schedule import warmup_cosine
 
 LOG_EVERY_STEPS = 20
@@ -73,14 +74,6 @@ class LoopSettings:
     def samples_a_step(self) -> int:
         """Samples of one optimiser step, of one process."""
         return self.batch_size * self.accumulate
-
-
-def epoch_order(seed: int, epoch: int, num_samples: int, batch_size: int) -> Tensor:
-    """Return what each step of the epoch sees: int64, (steps, batch), a permutation of seed and epoch alone."""
-    batch = min(batch_size, num_samples)
-    order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(num_samples))
-    steps = num_samples // batch
-    return order[: steps * batch].reshape(steps, batch)
 
 
 def make_optimizer(groups: list[dict[str, Any]], settings: LoopSettings) -> torch.optim.Optimizer:
@@ -137,19 +130,20 @@ def fit(
     progress, means = state.progress, state.means
     folder.forget_after(progress.total_steps, progress.epoch)
 
+    share = Share(fabric.global_rank, fabric.world_size)
     saved = started = time.monotonic()
     with StopSignals() as stop:
         for epoch in range(progress.epoch, settings.epochs):
-            objective.start_epoch(epoch)
-            batches = epoch_order(settings.seed, epoch, objective.num_samples, settings.samples_a_step)
+            batches = objective.start_epoch(epoch, settings.samples_a_step, share)
             model.train()
-            for step, losses in _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step):
+            steps = _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step)
+            for step, samples, losses in steps:
                 progress.step, progress.total_steps = step + 1, progress.total_steps + 1
                 if ema is not None:
                     ema.update(objective.model, step=progress.total_steps)
                 now = time.monotonic()
                 progress.seconds, started = progress.seconds + now - started, now
-                means.add(losses, len(batches[step]), progress.seconds)
+                means.add(losses, samples, progress.seconds)
                 if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
                     state.check_finite()
                     row = means.take()
@@ -180,12 +174,12 @@ def _steps(
     model: Any,  # Fabric's wrapper
     optimizer: torch.optim.Optimizer,
     fabric: Fabric,
-    batches: Tensor,
+    batches: Epoch,
     epoch: int,
     first: int,
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Take the epoch's optimiser steps from `first` on, giving each step's terms."""
-    for step in range(first, len(batches)):
+) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+    """Take the epoch's optimiser steps from `first` on, giving each step's number, samples and terms."""
+    for step, samples in enumerate(batches.starting_at(first), first):
         lr = warmup_cosine(
             epoch + step / len(batches),
             epochs=settings.epochs,
@@ -198,21 +192,21 @@ def _steps(
         rng = np.random.default_rng([settings.seed, epoch, step])
         torch.manual_seed(int(rng.integers(2**63)))  # stochastic depth, masking
         terms: dict[str, Tensor] = {}
-        parts = [batches[step][i : i + settings.batch_size] for i in range(0, batches.shape[1], settings.batch_size)]
+        parts = [samples[i : i + settings.batch_size] for i in range(0, len(samples), settings.batch_size)]
         for i, part in enumerate(parts):
             with fabric.no_backward_sync(model, enabled=i + 1 < len(parts)):
                 # Fabric's own autocast covers `forward` alone, and not the methods that are marked beside it.
                 with fabric.autocast():
                     losses = objective.losses(model, part, rng)
-                share = len(part) / len(batches[step])  # the last part may be smaller
-                fabric.backward(losses["loss"] * share if len(parts) > 1 else losses["loss"])
+                weight = len(part) / len(samples)  # the last part may be smaller
+                fabric.backward(losses["loss"] * weight if len(parts) > 1 else losses["loss"])
             for name, term in losses.items():
-                terms[name] = terms[name] + term.detach() * share if name in terms else term.detach() * share
+                terms[name] = terms[name] + term.detach() * weight if name in terms else term.detach() * weight
         if settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield step, terms
+        yield step, len(samples), terms
 
 
 def _epoch_line(progress: Progress, settings: LoopSettings, means: RunningMeans) -> str:

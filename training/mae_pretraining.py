@@ -17,6 +17,7 @@ from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
 from training.run_folder import RunFolder
+from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
 
 
 class MaePretraining:
@@ -63,15 +64,17 @@ class MaePretraining:
         """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
         return param_groups(self.model, lr=self._table.lr, weight_decay=self._table.weight_decay, layer_decay=1.0)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Draw the epoch's augmentations."""
-        self._draws = epoch_draws(self._recipe.seed, epoch, self.num_samples, 1, self._augment.n_draws)
+    def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
+        """Draw the epoch's order and augmentations."""
+        seed = self._recipe.seed
+        self._draws = epoch_draws(seed, epoch, self.num_samples, 1, self._augment.n_draws)
+        return IndexedEpoch(epoch_order(seed, epoch, self.num_samples, batch_size * share.world_size), share)
 
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss`: mean squared error over the masked patches."""
         device = next(model.parameters()).device
-        images = self._augment(self._images[indices].to(device), self._draws[indices, 0].to(device))
-        noise = torch.from_numpy(rng.random((len(indices), self._num_patches), dtype=np.float32)).to(device)
+        images = self._augment(self._images[samples].to(device), self._draws[samples, 0].to(device))
+        noise = torch.from_numpy(rng.random((len(samples), self._num_patches), dtype=np.float32)).to(device)
         loss, _, _ = model(images, noise)
         return {"loss": loss.float()}
 

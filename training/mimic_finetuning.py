@@ -27,6 +27,7 @@ from training.metrics import best_temperature, classification_report
 from training.mixing import MixUpCutMix
 from training.recipe import FinetuneTable, Recipe
 from training.run_folder import RunFolder
+from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
 
 
 class MimicFinetuning:
@@ -96,21 +97,22 @@ class MimicFinetuning:
         table = self._table
         return param_groups(self.model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Draw the epoch's augmentations and, in probability mode, each face's class."""
+    def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
+        """Draw the epoch's order, augmentations and, in probability mode, each face's class."""
         seed = self._recipe.seed
         self._draws = epoch_draws(seed, epoch, self.num_samples, self.views, self._augment.n_draws)
         if self._table.votes == "probability":
             assert self._faces.targets is not None
             self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
+        return IndexedEpoch(epoch_order(seed, epoch, self.num_samples, batch_size * share.world_size), share)
 
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss` = `ce` + weight x `contrastive`, of one batch of B faces seen as `views` x B pictures."""
         device = next(model.parameters()).device
-        crops = self._faces.images[indices].to(device)
-        draws = self._draws[indices].to(device)
+        crops = self._faces.images[samples].to(device)
+        draws = self._draws[samples].to(device)
         images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
-        targets = self._targets[indices].to(device)
+        targets = self._targets[samples].to(device)
         images, targets = self._mix(images, targets, rng)
         logits, z = model.forward_train(images)  # type: ignore[operator]
         targets = targets.repeat(self.views, 1)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from training.run_folder import RunFolder
+from training.sampling import Epoch, Share
 
 
 class Objective(Protocol):
@@ -16,7 +17,7 @@ class Objective(Protocol):
 
     Attributes:
         model: is trained in place.
-        num_samples: how many samples an epoch has.
+        num_samples: how many samples there are.
         views: pictures a sample.
         forward_methods: the model's methods beside `forward` that `losses` calls.
     """
@@ -34,11 +35,17 @@ class Objective(Protocol):
     def param_groups(self) -> list[dict[str, Any]]:
         """Return optimiser groups, each with `lr_scale`."""
 
-    def start_epoch(self, epoch: int) -> None:
-        """Prepare what is drawn once an epoch."""
+    def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
+        """Draw what is drawn once an epoch, and return its steps.
 
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return scalar terms of the batch; `loss` is the one that is minimised."""
+        Args:
+            epoch: counted from 0.
+            batch_size: samples of one process's step; a set that is smaller than one step makes one of all it has.
+            share: the process's part.
+        """
+
+    def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return scalar terms of (a slice of) a step's samples; `loss` is the one that is minimised."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return figures on the selection split, or nothing."""

@@ -149,13 +149,15 @@ class FinetuneTable(_StageTable):
     """Supervised fine-tuning: CE, CE + SCL, or CE + MSCL (MIMIC, arXiv:2401.07245).
 
     The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
-    with the others the last epoch counts, and probabilities are not calibrated.
+    with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
+    class that is trained on, always the same faces.
     """
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
     votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"
     contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
+    train_share: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 1.0
     views: Literal[1, 2] = 2
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
     global_pool: Literal["avg", "token"] = "avg"

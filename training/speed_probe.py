@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from fer_app.errors import ConfigError
-from training.loop import LoopSettings, epoch_order, make_optimizer, mark_forward_methods, prepare_model
+from training.loop import LoopSettings, make_optimizer, mark_forward_methods, prepare_model
 from training.memory import peak_bytes, reset_peak
 from training.objective import Objective
+from training.sampling import Share
 
 _STEPS = 4
 
@@ -40,12 +42,11 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
     wrapped, optimizer = fabric.setup(model, make_optimizer(groups, settings))
     mark_forward_methods(wrapped, objective)
     wrapped.train()
-    batches = epoch_order(settings.seed, 0, objective.num_samples, settings.batch_size)
     started, done = 0.0, 0
-    objective.start_epoch(0)
+    epoch = objective.start_epoch(0, settings.batch_size, Share(fabric.global_rank, fabric.world_size))
+    batches = chain.from_iterable(epoch.starting_at(0) for _ in repeat(None))  # as often as it takes
     reset_peak(fabric.device)
-    for i in range(_STEPS):
-        batch = batches[i % len(batches)]
+    for i, batch in enumerate(islice(batches, _STEPS)):
         try:
             with fabric.autocast():
                 losses = objective.losses(wrapped, batch, np.random.default_rng(0))

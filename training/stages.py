@@ -29,6 +29,7 @@ from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
+from training.sampling import Share
 from training.speed_probe import measure_speed
 
 
@@ -173,7 +174,15 @@ def _prepare(
     if isinstance(table, PretrainTable):
         objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data), start)
     else:
-        faces = _labelled(recipe, data, table.split, votes=table.votes, contempt=table.contempt, limit=table.limit)
+        faces = _labelled(
+            recipe,
+            data,
+            table.split,
+            votes=table.votes,
+            contempt=table.contempt,
+            limit=table.limit,
+            share=table.train_share,
+        )
         selects = table.split == "train-main"
         selection = _labelled(recipe, data, "dev", contempt=table.contempt) if selects else None
         objective = MimicFinetuning(recipe, table, faces, selection, start)
@@ -221,11 +230,12 @@ def _labelled(
     votes: VoteMode = "majority",
     contempt: Contempt = "keep",
     limit: int | None = None,
+    share: float = 1.0,
 ) -> ImageSet:
     """Read a split of the labelled set at the recipe's size and colour mode."""
     size, mode = recipe.model.img_size, recipe.model.color_mode
     root = data.need_faces()
-    return load(root, split, img_size=size, color_mode=mode, votes=votes, contempt=contempt, limit=limit)
+    return load(root, split, img_size=size, color_mode=mode, votes=votes, contempt=contempt, limit=limit, share=share)
 
 
 def _announce(
@@ -234,7 +244,7 @@ def _announce(
     """Say what is about to run and how long it will take."""
     parameters = sum(p.numel() for p in objective.model.parameters())
     batch = min(settings.samples_a_step, objective.num_samples)
-    steps = objective.num_samples // batch
+    steps = len(objective.start_epoch(0, settings.samples_a_step, Share(fabric.global_rank, fabric.world_size)))
     rate, peak = measure_speed(objective, settings, fabric)
     whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
     memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""

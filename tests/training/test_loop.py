@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fer_app.errors import CheckpointError, DivergedError
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
-from training.loop import LoopSettings, epoch_order, fit
+from training.loop import LoopSettings, fit
 from training.mimic_finetuning import MimicFinetuning
 from training.progress_state import Progress
 from training.recipe import load_recipe
@@ -41,11 +41,11 @@ class Interruptible(MimicFinetuning):
 
     steps_left = -1
 
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         if self.steps_left == 0:
             raise KilledError
         self.steps_left -= 1
-        return super().losses(model, indices, rng)
+        return super().losses(model, samples, rng)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,6 @@ def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = F
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
-
-
-def test_epoch_order_is_a_permutation_of_seed_and_epoch() -> None:
-    first = epoch_order(0, 0, 103, 10)
-    assert first.shape == (10, 10)
-    assert len(set(first.flatten().tolist())) == 100
-    assert torch.equal(first, epoch_order(0, 0, 103, 10))
-    assert not torch.equal(first, epoch_order(0, 1, 103, 10))
-    assert not torch.equal(first, epoch_order(1, 0, 103, 10))
-    assert epoch_order(0, 0, 5, 10).shape == (1, 5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -166,9 +156,9 @@ class Diverging(Interruptible):
 
     steps, only_gradient = 0, False
 
-    def losses(self, model: nn.Module, indices: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         self.steps += 1
-        terms = super().losses(model, indices, rng)
+        terms = super().losses(model, samples, rng)
         if self.steps < 4:
             return terms
         zero = next(self.model.parameters()).sum() * 0

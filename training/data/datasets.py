@@ -23,6 +23,7 @@ Contempt = Literal["keep", "drop"]
 Faces = ImageSet | FaceIndex
 
 _DEV_KEY: Final = "dev-v1"
+_SHARE_KEY: Final = "share-v1"
 _NEEDED: Final[Mapping[Split, tuple[Part, ...]]] = {
     "train": ("train",),
     "train-main": ("train",),
@@ -152,6 +153,7 @@ def load(
     eval_votes: VoteMode = "majority",
     contempt: Contempt = "keep",
     limit: int | None = None,
+    share: float = 1.0,
 ) -> ImageSet:
     """Read one split of whatever labelled set lies at a path.
 
@@ -164,6 +166,7 @@ def load(
         votes: FERPlus's rule for what is trained on: train, train-main, train+valid.
         eval_votes: its rule for dev, valid and test.
         contempt: `drop` leaves out the faces and the class, where the set has it: AffectNet-8 becomes AffectNet-7.
+        share: take this part of the faces of every class, always the same ones: 0 < share <= 1.
         limit: take this many faces; the first ones of FERPlus and FER2013, evenly spaced ones elsewhere.
 
     Returns:
@@ -171,12 +174,14 @@ def load(
 
     Raises:
         DatasetError: no known set, a split that it does not have, or faults in its files.
-        ValueError: no such split or rule, or `limit` is below 1.
+        ValueError: no such split or rule, `limit` is below 1, or `share` is not in (0, 1].
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; one of {', '.join(SPLITS)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, not {share}")
     reader, base = at(path)
     rule = eval_votes if split in _EVALUATED else votes
     if reader.name == "ferplus":  # decodes the wanted pictures only, so it splits by itself
@@ -185,6 +190,9 @@ def load(
         faces = _split(reader, base, split, rule)
     if contempt == "drop":
         faces = without_contempt(faces)
+    if share < 1:
+        assert faces.targets is not None  # every reader gives them
+        faces = faces.subset(torch.nonzero(stratified(faces.names, faces.targets, share, _SHARE_KEY)).flatten())
     if limit is not None and limit < len(faces):
         steps = torch.arange(limit)
         faces = faces.subset(steps if isinstance(faces, ImageSet) else steps * len(faces) // limit)

@@ -201,3 +201,13 @@ def test_a_models_labels_may_be_more_than_the_sets(roots):
         relabel(wider, SEVEN)
     with pytest.raises(DatasetError, match="does not know: bored, glad"):
         relabel(read(roots["csv"], "valid"), LABELS)
+
+
+def test_share_takes_the_same_part_of_every_class(tmp_path):
+    root = write_mini_ferplus(tmp_path, 12)
+    whole, half = (load(root, "train", img_size=48, color_mode="gray", share=share) for share in (1.0, 0.5))
+    assert half.targets.argmax(dim=1).bincount(minlength=8).tolist() == [6] * 8
+    assert set(half.names) < set(whole.names)
+    assert load(root, "train", img_size=48, color_mode="gray", share=0.5).names == half.names
+    with pytest.raises(ValueError, match="share"):
+        load(root, "train", img_size=48, color_mode="gray", share=0.0)
