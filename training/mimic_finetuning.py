@@ -20,14 +20,14 @@ from training.data.image_set import ImageSet
 from training.evaluation import TorchClassifier, crops_of, hard_targets
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
-from training.losses.cross_entropy_loss import CrossEntropyLoss
+from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
 from training.losses.mscl_loss import MsclLoss
 from training.losses.scl_loss import SclLoss
 from training.metrics import best_temperature, classification_report
 from training.mixing import MixUpCutMix
 from training.recipe import FinetuneTable, Recipe
 from training.run_folder import RunFolder
-from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
+from training.sampling import Epoch, IndexedEpoch, Share, balanced_order, epoch_order
 
 
 class MimicFinetuning:
@@ -78,7 +78,9 @@ class MimicFinetuning:
         self._targets: Tensor = faces.targets
         self._augment = recipe.model.augmentation(table.augment)
         self._mix = MixUpCutMix(table.mixup_alpha, table.cutmix_alpha, prob=table.mix_prob)
-        self._cross_entropy = CrossEntropyLoss(label_smoothing=table.label_smoothing)
+        self._classes = faces.targets.argmax(dim=1)
+        weights = class_weights(table.class_weights, self._classes, len(faces.class_names))
+        self._cross_entropy = CrossEntropyLoss(table.label_smoothing, weights)
         self._mscl = MsclLoss(
             temperature=table.contrastive_temperature,
             threshold=table.contrastive_threshold,
@@ -99,20 +101,28 @@ class MimicFinetuning:
 
     def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
         """Draw the epoch's order, augmentations and, in probability mode, each face's class."""
-        seed = self._recipe.seed
-        self._draws = epoch_draws(seed, epoch, self.num_samples, self.views, self._augment.n_draws)
+        seed, step_samples = self._recipe.seed, batch_size * share.world_size
+        if self._table.balanced:
+            # Steps name places of the epoch: a face that comes twice looks different each time.
+            shown = balanced_order(seed, epoch, self._classes, step_samples, self._table.epoch_samples)
+            self._shown, order = shown.flatten(), torch.arange(shown.numel()).view_as(shown)
+        else:
+            self._shown = torch.arange(self.num_samples)
+            order = epoch_order(seed, epoch, self.num_samples, step_samples)
+        self._draws = epoch_draws(seed, epoch, len(self._shown), self.views, self._augment.n_draws)
         if self._table.votes == "probability":
             assert self._faces.targets is not None
             self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
-        return IndexedEpoch(epoch_order(seed, epoch, self.num_samples, batch_size * share.world_size), share)
+        return IndexedEpoch(order, share)
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss` = `ce` + weight x `contrastive`, of one batch of B faces seen as `views` x B pictures."""
         device = next(model.parameters()).device
-        crops = self._faces.images[samples].to(device)
+        faces = self._shown[samples]
+        crops = self._faces.images[faces].to(device)
         draws = self._draws[samples].to(device)
         images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
-        targets = self._targets[samples].to(device)
+        targets = self._targets[faces].to(device)
         images, targets = self._mix(images, targets, rng)
         logits, z = model.forward_train(images)  # type: ignore[operator]
         targets = targets.repeat(self.views, 1)

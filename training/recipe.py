@@ -34,6 +34,7 @@ from fer_app.errors import ConfigError, FerError
 from fer_app.labels import LABELS
 from models.vit import VitConfig, vit_config
 from training.augment import AugmentSpec, BatchAugment
+from training.losses.cross_entropy_loss import ClassWeights
 
 Stage = Literal["pretrain", "finetune"]
 
@@ -150,7 +151,9 @@ class FinetuneTable(_StageTable):
 
     The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
     with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
-    class that is trained on, always the same faces.
+    class that is trained on, always the same faces. `balanced` shows every class as often as the largest, or until
+    `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A face's class is its
+    largest target.
     """
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
@@ -158,6 +161,9 @@ class FinetuneTable(_StageTable):
     contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
     train_share: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 1.0
+    balanced: Annotated[bool, LATER] = False
+    epoch_samples: Annotated[PositiveInt | None, LATER] = None
+    class_weights: Annotated[ClassWeights, LATER] = "none"
     views: Literal[1, 2] = 2
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
     global_pool: Literal["avg", "token"] = "avg"
@@ -180,6 +186,14 @@ class FinetuneTable(_StageTable):
             raise ValueError("loss = 'scl' takes hard labels: set mix_prob = 0, or loss = 'mscl'")
         if self.votes == "multi_target":
             raise ValueError("votes = 'multi_target' needs a loss of its own; none of ce, scl, mscl is it")
+        return self
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> Self:
+        if self.epoch_samples is not None and not self.balanced:
+            raise ValueError("epoch_samples ends a balanced epoch: set balanced = true too")
+        if self.balanced and self.class_weights != "none":
+            raise ValueError("balanced = true evens the classes out already: leave class_weights = 'none'")
         return self
 
 

@@ -217,7 +217,7 @@ ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
 
 def test_the_table_of_ablations_is_whole() -> None:
     bundled = {name.removeprefix("ablations/") for name in bundled_recipes() if name.startswith("ablations/")}
-    assert bundled == ROWS.keys()
+    assert {name for name in bundled if not name.startswith("table2_cpu/")} == ROWS.keys()
 
 
 @pytest.mark.parametrize("name", ROWS)

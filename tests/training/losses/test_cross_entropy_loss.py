@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from fer_app.errors import ConfigError
-from training.losses.cross_entropy_loss import CrossEntropyLoss
+from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
 
 
 def slow_cross_entropy(logits: list[list[float]], targets: list[list[float]], smoothing: float):
@@ -60,3 +61,45 @@ def test_shapes_must_agree(logits, targets):
 def test_smoothing_has_a_range(smoothing):
     with pytest.raises(ConfigError, match="label_smoothing"):
         CrossEntropyLoss(smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_is_torchs_weighted_mean_for_hard_labels(smoothing):
+    logits = (3 * torch.randn(16, 5)).requires_grad_()
+    labels, weights = torch.randint(5, (16,)), torch.rand(5) + 0.1
+    ours = CrossEntropyLoss(smoothing, weights)(logits, F.one_hot(labels, 5).float())
+    theirs = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_weighted_mixture_is_that_much_of_both_classes():
+    """Its value and gradient are those of hard labels that come in these proportions."""
+    logits = torch.randn(1, 4).requires_grad_()
+    weights, mixture = torch.tensor([1.0, 2.0, 0.5, 9.0]), torch.tensor([[0.25, 0.0, 0.75, 0.0]])
+    ours = CrossEntropyLoss(0.0, weights)(logits, mixture)
+    theirs = F.cross_entropy(logits.expand(4, 4), torch.tensor([0, 2, 2, 2]), weight=weights)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_equal_weights_are_no_weights():
+    logits, targets = torch.randn(6, 3), torch.randn(6, 3).softmax(dim=1)
+    for smoothing in (0.0, 0.1):
+        plain, weighted = CrossEntropyLoss(smoothing), CrossEntropyLoss(smoothing, torch.full((3,), 7.0))
+        torch.testing.assert_close(weighted(logits, targets), plain(logits, targets))
+
+
+def test_class_weights_average_to_one_over_the_samples():
+    classes = torch.tensor([0] * 6 + [1] * 3 + [3])
+    assert class_weights("none", classes, 4) is None
+    inverse = class_weights("inverse", classes, 4)
+    assert inverse.tolist() == pytest.approx([10 / 18, 10 / 9, 0.0, 10 / 3])
+    effective = class_weights("effective", classes, 4)
+    assert effective[classes].mean().item() == pytest.approx(1.0)
+    assert effective.tolist() == pytest.approx(inverse.tolist(), rel=1e-3)  # so it is for few samples
+    many = class_weights("effective", torch.tensor([0] * 100_000 + [1] * 10_000), 2)
+    # E_n = (1 - b^n) / (1 - b): 9999.55 against 6321.39.
+    assert (many[1] / many[0]).item() == pytest.approx(9999.55 / 6321.39, rel=1e-4)

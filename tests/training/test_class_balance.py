@@ -1,0 +1,111 @@
+"""Fine-tuning on unequal classes: what the settings change in a step, and that nothing changes without them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fer_app.errors import ConfigError
+from training.augment import BatchAugment, epoch_draws
+from training.data.ferplus import load_ferplus
+from training.data.image_set import ImageSet
+from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
+from training.mimic_finetuning import MimicFinetuning
+from training.recipe import load_recipe
+from training.sampling import Share, epoch_order
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def unequal(mini_ferplus: Path) -> ImageSet:
+    """All faces of the first class, two of every other."""
+    faces = load_ferplus(mini_ferplus, "train-main")
+    assert faces.targets is not None
+    classes = faces.targets.argmax(dim=1)
+    first = [torch.nonzero(classes == k).flatten()[: None if k == 0 else 2] for k in range(8)]
+    return faces.subset(torch.cat(first))
+
+
+def objective(faces: ImageSet, *changes: str) -> MimicFinetuning:
+    recipe = load_recipe("debug", list(changes))
+    assert recipe.finetune is not None
+    return MimicFinetuning(recipe, recipe.finetune, faces, None, None)
+
+
+def seen(target: MimicFinetuning, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Take an epoch, and return the (pictures, draws) of every call of the augmentation: each step's two views."""
+    augment, calls = target._augment, []
+
+    def spy(self: BatchAugment, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        calls.append((images, draws))
+        return original(self, images, draws)
+
+    original = type(augment).__call__
+    monkeypatch.setattr(type(augment), "__call__", spy)
+    for samples in target.start_epoch(1, BATCH, Share()).starting_at(0):
+        losses = target.losses(target.model, samples, np.random.default_rng(0))
+        assert losses["loss"].isfinite()
+    return calls
+
+
+def test_a_balanced_epoch_draws_anew_for_every_time_a_face_is_seen(
+    unequal: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = seen(objective(unequal, "finetune.balanced=true"), monkeypatch)
+    assert unequal.targets is not None
+    largest = int(unequal.targets.argmax(dim=1).bincount().max())
+    assert len(calls) == 2 * (8 * largest // BATCH)
+    pictures = torch.cat([images for images, _ in calls])
+    draws = torch.cat([numbers for _, numbers in calls])
+    assert len(pictures.flatten(1).unique(dim=0)) == len(unequal) < len(pictures)
+    assert len(draws.unique(dim=0)) == len(draws)
+
+
+def test_without_balance_draws_are_the_faces_own(unequal: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = objective(unequal)
+    calls = seen(target, monkeypatch)
+    order = epoch_order(0, 1, len(unequal), BATCH)
+    draws = epoch_draws(0, 1, len(unequal), 2, len(calls[0][1][0]))
+    for step, samples in enumerate(order):
+        for view in range(2):
+            images, numbers = calls[2 * step + view]
+            assert torch.equal(images, unequal.images[samples])
+            assert torch.equal(numbers, draws[samples, view])
+
+
+def test_epoch_samples_shortens_a_balanced_epoch(unequal: ImageSet) -> None:
+    target = objective(unequal, "finetune.balanced=true", "finetune.epoch_samples=40")
+    assert len(target.start_epoch(0, BATCH, Share())) == 40 // BATCH
+
+
+def test_class_weights_reach_the_cross_entropy(unequal: ImageSet) -> None:
+    plain = objective(unequal, "finetune.mix_prob=0.0")
+    weighted = objective(unequal, "finetune.mix_prob=0.0", "finetune.class_weights=inverse")
+    samples = next(iter(plain.start_epoch(0, BATCH, Share()).starting_at(0)))
+    weighted.start_epoch(0, BATCH, Share())
+    a, b = (target.losses(target.model, samples, np.random.default_rng(0)) for target in (plain, weighted))
+    torch.testing.assert_close(a["contrastive"], b["contrastive"])
+    assert unequal.targets is not None
+    targets = unequal.targets[samples].repeat(2, 1)
+    with torch.no_grad():
+        images = torch.cat([plain._augment(unequal.images[samples], plain._draws[samples, view]) for view in (0, 1)])
+        logits = weighted.model(images)
+    weights = class_weights("inverse", unequal.targets.argmax(dim=1), 8)
+    torch.testing.assert_close(b["ce"].detach(), CrossEntropyLoss(0.0, weights)(logits, targets))
+    assert not torch.isclose(a["ce"], b["ce"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["finetune.epoch_samples=100"], "set balanced = true too"),
+        (["finetune.balanced=true", "finetune.class_weights=inverse"], "evens the classes out already"),
+        (["finetune.class_weights=inverted"], "finetune.class_weights"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("debug", changes)
+    assert said in str(caught.value)
