@@ -134,10 +134,15 @@ class _StageTable(_Table):
 
 
 class PretrainTable(_StageTable):
-    """Masked-image pre-training (He et al. 2022, arXiv:2111.06377)."""
+    """Masked-image pre-training (He et al. 2022, arXiv:2111.06377).
+
+    `images` are `photos` without labels, the labelled set's `faces`, or both. `photos_from` are the names of the
+    folders, given with --data or found in them, whose photos are taken; empty takes all.
+    """
 
     method: Literal["mae"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
+    photos_from: Annotated[tuple[str, ...], LATER, Field(strict=False)] = ()
     betas: tuple[Moment, Moment] = Field((0.9, 0.95), strict=False)
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
     norm_pix_loss: bool = True
@@ -200,8 +205,15 @@ class FinetuneTable(_StageTable):
 class ExpectedTable(_Table):
     """What a publication reports for these settings, in per cent as printed. It is shown and never computed with."""
 
-    ferplus_test_accuracy: float = Field(gt=0.0, le=100.0)
+    data_set: str
+    split: Literal["valid", "test"]
+    accuracy: float = Field(gt=0.0, le=100.0)
     source: str
+
+    @property
+    def words(self) -> str:
+        """The figure, where it was measured, and who says so."""
+        return f"{self.accuracy:.2f} % on {self.data_set} {self.split.title()} ({self.source})"
 
 
 class Recipe(_Table):
@@ -260,7 +272,7 @@ class Recipe(_Table):
     def notes(self) -> list[str]:
         """Return lines for the reader: the published figure and the hardware, where the recipe tells them."""
         expected, hardware = self.expected, self.hardware
-        figure = expected and f"expected: {expected.ferplus_test_accuracy:.2f} % on FERPlus Test ({expected.source})"
+        figure = expected and f"expected: {expected.words}"
         return [line for line in (figure, hardware and f"hardware: {hardware}") if line]
 
     def to_json(self) -> str:

@@ -130,9 +130,10 @@ def _claim(recipe: Recipe, run_dir: Path) -> None:
 
 def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:
     """Miss what any stage reads now, and not after hours of the stage before it; say which labelled set was found."""
-    images = recipe.pretrain.images if recipe.pretrain is not None and "pretrain" in recipe.stages else ()
-    if "photos" in images:
-        data.need_photos()
+    pretrain = recipe.pretrain if "pretrain" in recipe.stages else None
+    images = pretrain.images if pretrain is not None else ()
+    if pretrain is not None and "photos" in images:
+        data.need_photos(pretrain.photos_from)
     if "faces" in images or "finetune" in recipe.stages:
         reader, base = at(data.need_faces())
         report.line(f"labelled faces: {reader.title}, {base}")
@@ -211,7 +212,7 @@ def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources)
     side, mode = recipe.model.img_size, recipe.model.color_mode
     parts = []
     if "photos" in table.images:
-        parts.append(load_images(list(data.need_photos()), side, mode, limit=table.limit).images)
+        parts.append(load_images(data.need_photos(table.photos_from), side, mode, limit=table.limit).images)
     if "faces" in table.images:
         faces = _labelled(recipe, data, "train-main", limit=table.limit).images
         if faces.shape[-1] != side:

@@ -109,3 +109,18 @@ def test_a_folder_a_class_is_labelled_when_nothing_else_is(tmp_path: Path, photo
     assert len(locate([own, other]).photos) == 4  # two folders of photos are no mistake
     with pytest.raises(DatasetError, match="no labelled faces"):
         locate([own, other]).need_faces()
+
+
+def test_photos_may_be_asked_for_by_their_folder(tmp_path: Path) -> None:
+    for name in ("general", "faces"):
+        write_mini_photos(tmp_path / "all" / name, 1)  # the folder photos and a shard in it
+    for given in ([tmp_path / "all"], [tmp_path / "all" / "general", tmp_path / "all" / "faces"]):
+        found = locate(given)
+        assert len(found.photos) == 4
+        assert set(found.need_photos(["faces"])) == {path for path in found.photos if "faces" in path.parts}
+        assert found.need_photos(["general", "faces"]) == found.photos == found.need_photos()
+        with pytest.raises(DatasetError, match="no photos in a folder named scans: pass"):
+            found.need_photos(["faces", "scans"])
+    # Where the data lies says nothing about it.
+    with pytest.raises(DatasetError, match="named all"):
+        locate([tmp_path / "all" / "general"]).need_photos(["all"])

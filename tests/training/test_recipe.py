@@ -82,10 +82,12 @@ def test_digest_depends_on_values_and_not_on_layout(tmp_path: Path) -> None:
 
 
 def test_words_for_the_reader_are_shown_and_held_nowhere(tmp_path: Path) -> None:
-    told = 'hardware = "a GPU"\nexpected = { ferplus_test_accuracy = 91.1, source = "Table I" }\n'
+    told = (
+        'hardware = "a GPU"\nexpected = { data_set = "RAF-DB", split = "test", accuracy = 91.1, source = "Table I" }\n'
+    )
     plain, wordy = load_recipe(write(tmp_path, MINIMAL)), load_recipe(write(tmp_path, told + MINIMAL))
     assert plain.notes() == []
-    assert wordy.notes() == ["expected: 91.10 % on FERPlus Test (Table I)", "hardware: a GPU"]
+    assert wordy.notes() == ["expected: 91.10 % on RAF-DB Test (Table I)", "hardware: a GPU"]
     assert wordy.to_json() == plain.to_json()
     assert wordy.sha256 == plain.sha256
     assert wordy.model_dump(mode="json") == plain.model_dump(mode="json")
@@ -94,7 +96,7 @@ def test_words_for_the_reader_are_shown_and_held_nowhere(tmp_path: Path) -> None
 def test_a_recipe_may_hold_differences_alone(tmp_path: Path) -> None:
     (tmp_path / "below.toml").write_text(
         'name = "b"\nsummary = "b"\nhardware = "h"\nseed = 3\n'
-        'expected = { ferplus_test_accuracy = 90.0, source = "b" }\n'
+        'expected = { data_set = "b", split = "test", accuracy = 90.0, source = "b" }\n'
         + MINIMAL
         + "betas = [0.8, 0.9]\n[finetune.augment]\nhflip = 0.5\nblur_p = 0.1\n"
     )
@@ -171,8 +173,8 @@ def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path) ->
         (["nonsense"], "expected table.key=value"),
         (["seed.x=1"], "seed"),
         (["base=debug"], "unknown key base"),
-        (["expected.ferplus_accuracy=9"], "expected.ferplus_accuracy (did you mean ferplus_test_accuracy?)"),
-        (["expected={ ferplus_test_accuracy = 101.0, source = 'x' }"], "expected.ferplus_test_accuracy"),
+        (["expected.acuracy=9"], "expected.acuracy (did you mean accuracy?)"),
+        (["expected={ data_set = 'x', split = 'test', accuracy = 101.0, source = 'x' }"], "expected.accuracy"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, overrides: list[str], said: str) -> None:

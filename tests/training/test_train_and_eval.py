@@ -129,7 +129,7 @@ def test_finetuning_starts_from_published_weights(trained: tuple[Path, Path, str
     state = MaskedAutoencoder(VisionTransformer(model.vit_config()), 32, 1, 2).state_dict()
     state = {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
     torch.save({"model": state}, tmp_path / "mae_full.pth")
-    words = ("hardware=any", "expected={ ferplus_test_accuracy = 12.5, source = 'chance' }")
+    words = ("hardware=any", "expected={ data_set = 'FERPlus', split = 'test', accuracy = 12.5, source = 'chance' }")
     stderr = train_from(tmp_path / "mae_full.pth", data, tmp_path / "run", "finetune", *words)
     assert "expected: 12.50 % on FERPlus Test (chance)\nhardware: any\ninit: " in stderr
     assert "dropped 20 of the decoder; patch embedding summed over RGB; positions resized from 8 x 8 to 6 x 6" in stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,13 @@ class DataSources:
         faces: the labelled set, as `training.data.datasets` takes it, or None.
         ferplus: the same, when it is FERPlus's folder or archive.
         photos: folders of pictures and tar shards, in the order given, shards sorted.
+        photo_folders: for each of `photos`, the names of the folders it lies in, down from the path that was given.
     """
 
     faces: Path | None
     ferplus: Path | None
     photos: tuple[Path, ...]
+    photo_folders: tuple[frozenset[str], ...]
 
     def need_faces(self) -> Path:
         """Return the labelled set.
@@ -49,15 +51,21 @@ class DataSources:
             raise DatasetError("no FERPlus data given: pass its folder or .tar.gz with --data")
         return self.ferplus
 
-    def need_photos(self) -> tuple[Path, ...]:
-        """Return the sources of general photos.
+    def need_photos(self, folders: Collection[str] = ()) -> tuple[Path, ...]:
+        """Return the sources of general photos, or those that lie in folders of these names.
 
         Raises:
-            DatasetError: there are none.
+            DatasetError: there are none, or none in one of the folders.
         """
         if not self.photos:
             raise DatasetError("no general photos given: pass a folder of pictures or tar shards with --data")
-        return self.photos
+        if not folders:
+            return self.photos
+        if missing := [name for name in folders if not any(name in names for names in self.photo_folders)]:
+            raise DatasetError(f"no photos in a folder named {' or '.join(missing)}: pass one so named with --data")
+        return tuple(
+            path for path, names in zip(self.photos, self.photo_folders, strict=True) if not names.isdisjoint(folders)
+        )
 
 
 def locate(paths: Iterable[Path]) -> DataSources:
@@ -72,6 +80,7 @@ def locate(paths: Iterable[Path]) -> DataSources:
     sets: list[tuple[str, Path]] = []
     own_folders: list[tuple[str, Path]] = []
     photos: list[Path] = []
+    photo_folders: list[frozenset[str]] = []
     for path in paths:
         before = len(sets) + len(photos)
         if path.is_dir() and (own := _labelled(path)) is not None and own[0] == _OWN:
@@ -79,11 +88,13 @@ def locate(paths: Iterable[Path]) -> DataSources:
         _sort(path, _LEVELS, sets, photos)
         if len(sets) + len(photos) == before:
             raise DatasetError(f"{path} holds neither labelled faces (FERPlus, ...) nor pictures nor tar shards")
+        given = path.resolve().name
+        photo_folders += [frozenset((given, *photo.relative_to(path).parts)) for photo in photos[len(photo_folders) :]]
     found = sets or (own_folders if len(own_folders) == 1 else [])
     if len(found) > 1:
         raise DatasetError(f"two sources of labelled faces given: {found[0][1]} and {found[1][1]}")
     name, faces = found[0] if found else ("", None)
-    return DataSources(faces, faces if name == "ferplus" else None, tuple(photos))
+    return DataSources(faces, faces if name == "ferplus" else None, tuple(photos), tuple(photo_folders))
 
 
 def _labelled(path: Path) -> tuple[str, Path] | None:
