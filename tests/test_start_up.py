@@ -93,7 +93,7 @@ def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:
 
 def test_help_names_the_commands_of_every_folder(tmp_path: Path) -> None:
     said, _ = run(COMMAND, "--help", cwd=tmp_path)
-    for command in ("predict", "models", "doctor", "train", "eval", "export"):
+    for command in ("predict", "models", "doctor", "train", "eval", "export", "sweep"):
         assert f" {command} " in said
 
 

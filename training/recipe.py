@@ -254,6 +254,12 @@ class Recipe(_Table):
             raise ValueError("; ".join(problems))
         return self
 
+    @property
+    def starts_from(self) -> str | None:
+        """NAME where `init = "recipe:NAME"`: the encoder that a recipe beside this one makes, see `training.sweep`."""
+        kind, separator, name = self.init.partition(":")
+        return name if separator and kind == "recipe" else None
+
     def contract(self, labels: tuple[str, ...] = LABELS) -> Contract:
         """Return the contract of a classifier that this recipe trains on faces of these classes, without figures."""
         return Contract(

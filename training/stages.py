@@ -41,6 +41,7 @@ def run_recipe(
     *,
     resume: bool = False,
     tensorboard: bool = False,
+    encoder: Path | None = None,
 ) -> Path:
     """Run all stages; returns the checkpoint that the last one made (the best, where it selects).
 
@@ -51,6 +52,7 @@ def run_recipe(
         report: tells the user.
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
         tensorboard: also write TensorBoard's files, to the folder `tensorboard` of each stage.
+        encoder: the checkpoint that `init = "recipe:NAME"` stands for, which `training.sweep` knows.
 
     Raises:
         CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
@@ -68,18 +70,25 @@ def run_recipe(
     run = RunFolder(run_dir)
     with locked(run_dir):
         _refuse_another_run(recipe, run_dir, resume)
-        return _run_stages(recipe, data, run, report, resume=resume, tensorboard=tensorboard)
+        return _run_stages(recipe, data, run, report, resume=resume, tensorboard=tensorboard, encoder=encoder)
 
 
 def _run_stages(
-    recipe: Recipe, data: DataSources, run: RunFolder, report: Report, *, resume: bool, tensorboard: bool
+    recipe: Recipe,
+    data: DataSources,
+    run: RunFolder,
+    report: Report,
+    *,
+    resume: bool,
+    tensorboard: bool,
+    encoder: Path | None,
 ) -> Path:
     """Run what is not done yet, in a folder that is ours."""
     run_dir = run.path
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
     for note in recipe.notes():
         report.line(note)
-    start = _initial_encoder(recipe, report)
+    start = _initial_encoder(recipe, report, encoder)
     made = run_dir
     for stage in recipe.stages:
         folder = RunFolder(run_dir / stage, tensorboard=tensorboard)
@@ -139,14 +148,22 @@ def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:
         report.line(f"labelled faces: {reader.title}, {base}")
 
 
-def _initial_encoder(recipe: Recipe, report: Report) -> dict[str, Tensor] | None:
+def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> dict[str, Tensor] | None:
     """Return the weights that `init` names, and say what they are.
 
-    None for `scratch`; else the bundled model's, a checkpoint's of this project, or published ones.
+    None for `scratch`; else the bundled model's, a checkpoint's of this project (`encoder` for another recipe's), or
+    published ones.
     """
     if recipe.init == "scratch":
         return None
     path = bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init)
+    if recipe.starts_from is not None:
+        if encoder is None:
+            raise ConfigError(
+                f"init = {recipe.init!r} is what the recipe {recipe.starts_from} beside this one makes: "
+                "run their folder with `fer sweep`, or pass --set init=PATH"
+            )
+        path = encoder
     if is_checkpoint(path):
         weights = _encoder_weights(path)
         line = f"init: {path}: {len(weights)} tensors of the encoder of a checkpoint"

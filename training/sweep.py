@@ -1,0 +1,270 @@
+"""Running a folder of recipes: cell after cell, each an ordinary run that is scored once; what is done is skipped."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fer_app.atomic_file import replacing
+from fer_app.contract import ColorMode
+from fer_app.errors import CheckpointError, DivergedError, FerError, InputError
+from training.data.datasets import Split, at, load, relabel
+from training.data.image_set import ImageSet
+from training.data.locate import DataSources
+from training.evaluation import evaluate, file_sha256, open_classifier
+from training.interruption import RunInterruptedError
+from training.report import Report
+from training.run_folder import RunFolder
+from training.stages import run_recipe
+from training.sweep_cells import Cell, read_json
+
+Status = Literal["done", "not run", "unfinished", "not scored", "diverged", "failed"]
+_FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "n")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a cell has come to.
+
+    Attributes:
+        cell: which.
+        status: `done` for a score, or an encoder; `failed` has a reason.
+        reason: of a failure, in one line.
+        seconds: of training, once all stages are done.
+        epochs: of all stages, once they are done.
+        score: what `score-SPLIT.json` holds: shares, not per cent.
+    """
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+    seconds: float | None = None
+    epochs: int | None = None
+    score: dict[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        """The status, with its reason."""
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
+def outcome_of(cell: Cell, split: Split) -> Outcome:
+    """Return what a cell's folder says of it."""
+    try:
+        cell.refuse_another_recipe()
+        if not cell.holds_run:
+            return Outcome(cell, "not run")
+        stages = cell.summaries()
+        if stages is None:
+            return Outcome(cell, "diverged" if cell.diverged else "unfinished")
+        spent = {"seconds": sum(s["seconds"] for s in stages), "epochs": sum(s["epochs"] for s in stages)}
+        _refuse_another_encoder(cell)
+        if cell.only_pretrains:
+            return Outcome(cell, "done", **spent)
+        score = read_json(_score_path(cell, split))
+        return Outcome(cell, "not scored" if score is None else "done", **spent, score=score)
+    except FerError as error:
+        return Outcome(cell, "failed", str(error))
+
+
+class Sweep:
+    """Runs cells in their order.
+
+    Args:
+        cells: as `training.sweep_cells.plan` returns them.
+        data: where the pictures are.
+        split: what classifiers are scored on; FERPlus's votes become labels by majority.
+        report: gets a line when a cell begins and one when it ends; what a run tells goes to `train.log` in its folder.
+        publish: is given all outcomes at the start and after every cell.
+    """
+
+    def __init__(
+        self,
+        cells: list[Cell],
+        data: DataSources,
+        split: Split,
+        report: Report,
+        publish: Callable[[list[Outcome]], None],
+    ) -> None:
+        self.outcomes = [outcome_of(cell, split) for cell in cells]
+        self._data, self._split, self._report, self._publish = data, split, report, publish
+        self._faces: tuple[tuple[int, ColorMode, str], ImageSet] | None = None
+
+    def run(self) -> None:
+        """Run and score what is not done; a cell that fails is told, and the rest goes on.
+
+        Raises:
+            RunInterruptedError: a signal stopped a run, whose state is saved.
+            DatasetError: pictures that a cell needs are not there.
+            InputError: the table cannot be written.
+        """
+        self._need_data()
+        self._publish(self.outcomes)
+        for i, cell in enumerate([outcome.cell for outcome in self.outcomes]):
+            head = f"[{i + 1}/{len(self.outcomes)}] {cell.title}:"
+            try:
+                after, told = self._finish(cell, head)
+            except RunInterruptedError:
+                self.outcomes[i] = outcome_of(cell, self._split)
+                self._publish(self.outcomes)
+                raise
+            except DivergedError as error:
+                after, told = Outcome(cell, "diverged"), f"diverged: {error}"
+            except FerError as error:
+                there = outcome_of(cell, self._split)
+                after = Outcome(cell, "failed", str(error), there.seconds, there.epochs)
+                told = after.words
+            self.outcomes[i] = after
+            self._report.line(f"{head} {told}{self._time_left()}")
+            self._publish(self.outcomes)
+            gc.collect()  # a run's pictures hang in cycles of Fabric's wrappers until then
+
+    def _need_data(self) -> None:
+        """Miss pictures now, and not after hours of the cells before; this also reads the split."""
+        todo = [outcome.cell.recipe for outcome in self.outcomes if outcome.seconds is None]
+        images = {
+            kind
+            for recipe in todo
+            if recipe.pretrain and "pretrain" in recipe.stages
+            for kind in recipe.pretrain.images
+        }
+        if "photos" in images:
+            self._data.need_photos()
+        if "faces" in images:
+            self._data.need_faces()
+        if (first := next((o.cell for o in self.outcomes if not o.cell.only_pretrains), None)) is not None:
+            self._faces_for(first)
+
+    def _finish(self, cell: Cell, head: str) -> tuple[Outcome, str]:
+        """Run and score what is missing of a cell; return its outcome and what to tell."""
+        cell.refuse_another_recipe()
+        before = outcome_of(cell, self._split)
+        if before.status == "diverged":
+            return before, f"diverged before; remove {cell.run_dir} to run it again"
+        did = "already done"
+        if before.seconds is None:
+            encoder = self._encoder(cell)
+            did = "resumed" if cell.holds_run else "trained"
+            self._report.line(f"{head} begins{self._time_left()}; see {_log_path(cell)}")
+            self._train(cell, encoder)
+        _refuse_another_encoder(cell)
+        if not cell.only_pretrains:
+            self._score(cell)
+        after = outcome_of(cell, self._split)
+        if after.status != "done":  # damaged while we worked here
+            raise CheckpointError(after.reason or f"{cell.run_dir} is {after.status}")
+        hours = f"{(after.seconds or 0) / 3600:.2f} h"
+        figure = f"accuracy {100 * after.score['accuracy']:.2f} on {self._split}, " if after.score else ""
+        return after, f"{did}, {figure}{hours}"
+
+    def _encoder(self, cell: Cell) -> Path | None:
+        """Return the checkpoint that a cell starts from, and see that a run goes on with the one it began with."""
+        if cell.start is None:
+            return None
+        given = next(outcome for outcome in self.outcomes if outcome.cell is cell.start)
+        if given.status != "done":
+            raise CheckpointError(f"it starts from {cell.start.title}, which is {given.status}")
+        if cell.holds_run:
+            _refuse_another_encoder(cell)
+        else:
+            RunFolder(cell.run_dir)  # makes it, and says if that cannot be done
+            _write_json(_init_path(cell), {"init": cell.recipe.init, "sha256": file_sha256(cell.start.checkpoint)})
+        return cell.start.checkpoint
+
+    def _train(self, cell: Cell, encoder: Path | None) -> None:
+        RunFolder(cell.run_dir)
+        path = _log_path(cell)
+        try:
+            log = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error}") from error
+        with log:
+            run_recipe(cell.recipe, self._data, cell.run_dir, Report(log), resume=cell.holds_run, encoder=encoder)
+
+    def _score(self, cell: Cell) -> None:
+        """Score a cell's checkpoint, unless this very one was scored on this set."""
+        path, sha256 = _score_path(cell, self._split), file_sha256(cell.checkpoint)
+        data_set = at(self._data.need_faces())[0].name
+        held = read_json(path)
+        if held is not None and (held.get("model_sha256"), held.get("data_set")) == (sha256, data_set):
+            return
+        classifier = open_classifier(cell.checkpoint)
+        figures = evaluate(classifier, relabel(self._faces_for(cell), classifier.contract.labels)).to_dict()
+        stages = cell.summaries() or []
+        _write_json(
+            path,
+            {
+                **{key: figures[key] for key in _FIGURES},
+                "data_set": data_set,
+                "split": self._split,
+                "model_sha256": sha256,
+                "recipe_sha256": cell.recipe.sha256,
+                "epochs": sum(stage["epochs"] for stage in stages),
+                "training_seconds": sum(stage["seconds"] for stage in stages),
+            },
+        )
+
+    def _faces_for(self, cell: Cell) -> ImageSet:
+        """Return the split at the recipe's size and colours; the one that was read last is kept."""
+        model, table = cell.recipe.model, cell.recipe.finetune
+        assert table is not None  # it is a classifier's
+        key = (model.img_size, model.color_mode, table.contempt)
+        if self._faces is None or self._faces[0] != key:
+            self._faces = None  # first: two of them need not fit
+            root, size, mode = self._data.need_faces(), model.img_size, model.color_mode
+            faces = load(root, self._split, img_size=size, color_mode=mode, contempt=table.contempt)
+            self._faces = key, faces
+        return self._faces[1]
+
+    def _time_left(self) -> str:
+        """Estimate the whole sweep's from what cells of the same recipe took, or else of the same kind, or any."""
+        took = [outcome for outcome in self.outcomes if outcome.seconds]
+        seconds = 0.0
+        for outcome in self.outcomes:
+            if outcome.status not in ("not run", "unfinished"):
+                continue
+            cell = outcome.cell
+            same = [o for o in took if o.cell.name == cell.name]
+            kind = [o for o in took if o.cell.only_pretrains == cell.only_pretrains]
+            known = [o.seconds or 0.0 for o in same or kind or took]
+            if not known:
+                return ""
+            seconds += sum(known) / len(known)
+        return f"; about {seconds / 3600:.2f} h left of the sweep" if seconds else ""
+
+
+def _refuse_another_encoder(cell: Cell) -> None:
+    """See that the encoder which a run began with is still the one that its `init` stands for."""
+    if cell.start is None:
+        return
+    began = read_json(_init_path(cell))
+    there = file_sha256(cell.start.checkpoint) if cell.start.checkpoint.is_file() else None
+    if began is None or began.get("sha256") != there:
+        raise CheckpointError(
+            f"{cell.run_dir} began with another encoder than {cell.start.title} has now: "
+            "move it away to run it again, or bring that encoder back"
+        )
+
+
+def _init_path(cell: Cell) -> Path:
+    return cell.run_dir / "init.json"
+
+
+def _score_path(cell: Cell, split: Split) -> Path:
+    return cell.run_dir / f"score-{split}.json"
+
+
+def _log_path(cell: Cell) -> Path:
+    return cell.run_dir / "train.log"
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    except (OSError, InputError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error

@@ -1,0 +1,218 @@
+"""A folder of recipes as cells: which runs it means, in which order, and what each of them has come to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fer_app.errors import CheckpointError, ConfigError
+from training.recipe import Recipe, bundled_recipes, load_recipe
+
+_STAGES = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        name: the recipe's file below the folder, without its suffix.
+        recipe: with the cell's seed.
+        run_dir: an ordinary run folder, see `training.run_folder`.
+        start: the cell whose encoder this one starts from, where its `init` is another recipe's.
+    """
+
+    name: str
+    recipe: Recipe
+    run_dir: Path
+    start: Cell | None = None
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"{self.name} seed {self.recipe.seed}"
+
+    @property
+    def only_pretrains(self) -> bool:
+        """Whether it makes an encoder, which cannot be scored."""
+        return self.recipe.stages[-1] == "pretrain"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the last stage made: the best, where it selects."""
+        folder = self.run_dir / self.recipe.stages[-1]
+        best = folder / "best.safetensors"
+        return best if best.is_file() else folder / "last.safetensors"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether its folder holds a run, begun or done, of whatever recipe."""
+        return (self.run_dir / "recipe.json").is_file()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was no longer finite when it was last run."""
+        return any((self.run_dir / stage / "diverged.safetensors").is_file() for stage in self.recipe.stages)
+
+    def refuse_another_recipe(self) -> None:
+        """See that the run in the folder, if there is one, is of this recipe.
+
+        Raises:
+            CheckpointError: it is not, or cannot be read.
+        """
+        path = self.run_dir / "recipe.json"
+        if not self.holds_run:
+            return
+        try:
+            held = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if held != self.recipe.to_json():
+            raise CheckpointError(f"{self.run_dir} holds a run of another recipe: move it away, or pass another --out")
+
+    def summaries(self) -> list[dict[str, Any]] | None:
+        """Return what each stage left when it was done; None while one is not.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        found = []
+        for stage in self.recipe.stages:
+            summary = read_json(self.run_dir / stage / "done.json")
+            if summary is None:
+                return None
+            found.append(summary)
+        return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a file's object, or None where there is no file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none.
+    """
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} cannot be read: no JSON object")
+    return values
+
+
+def bundled_folders() -> dict[str, int]:
+    """Return the folders that ship with the package, and how many recipes lie in and below each."""
+    folders: dict[str, int] = {}
+    for name in bundled_recipes():
+        for parent in PurePosixPath(name).parents:
+            if parent.name:
+                folders[parent.as_posix()] = folders.get(parent.as_posix(), 0) + 1
+    return folders
+
+
+def plan(folder: str, out: Path, seeds: int, overrides: list[str] | None = None) -> list[Cell]:
+    """Return the cells of a folder in the order in which they run.
+
+    All recipes with their first seed come first, then all with their second; a recipe whose encoder another one starts
+    from comes before it. Recipes that only pre-train run once.
+
+    Args:
+        folder: a folder with recipes in and below it, or the name of a bundled one.
+        out: the cell of recipe R and seed S gets the folder `out/R/seed-S`.
+        seeds: so many, counted from the recipe's own.
+        overrides: `table.key=value` for every recipe; one of a stage's table for those that have the table.
+
+    Raises:
+        ConfigError: no such folder, or recipes with problems; all of them in one message.
+    """
+    recipes = _load(_files(folder), overrides or [])
+    before = {name: _beside(name, recipe) for name, recipe in recipes.items()}
+    if problems := _problems(recipes, before):
+        raise ConfigError("; ".join(problems))
+    cells: dict[tuple[str, int], Cell] = {}
+
+    def add(name: str, turn: int) -> Cell:
+        recipe, start = recipes[name], before[name]
+        if (name, turn) not in cells:
+            first = None if start is None else add(start, 0)
+            seeded = recipe.model_copy(update={"seed": recipe.seed + turn})
+            cells[name, turn] = Cell(name, seeded, out / name / f"seed-{seeded.seed}", first)
+        return cells[name, turn]
+
+    for turn in range(seeds):
+        for name, recipe in recipes.items():
+            if turn == 0 or recipe.stages[-1] != "pretrain":
+                add(name, turn)
+    return list(cells.values())
+
+
+def _files(folder: str) -> dict[str, str]:
+    """Return what `load_recipe` takes for each recipe of a folder, by its path below the folder without the suffix."""
+    bundled = {path.resolve(): name for name, path in bundled_recipes().items()}
+    is_bundled = folder.strip("/") in bundled_folders()
+    root = Path(str(resources.files("training") / "recipes")) / folder.strip("/") if is_bundled else Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"no folder {folder!r}: neither a bundled one nor a directory; fer sweep --list shows them")
+    paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.toml"))}
+    if not paths:
+        raise ConfigError(f"{folder} holds no recipe (*.toml)")
+    return {name: bundled.get(path.resolve(), str(path)) for name, path in paths.items()}
+
+
+def _load(files: dict[str, str], overrides: list[str]) -> dict[str, Recipe]:
+    """Read all recipes.
+
+    Raises:
+        ConfigError: with the problems of all.
+    """
+    recipes, problems, used = {}, [], set()
+    for name, file in files.items():
+        try:
+            plain = load_recipe(file)
+            fitting = [value for value in overrides if _has_table(plain, value)]
+            used |= set(fitting)
+            recipes[name] = load_recipe(file, fitting) if fitting else plain
+        except ConfigError as error:
+            problems.append(str(error))
+    if not problems:
+        problems = [f"--set {value!r}: no recipe here has this table" for value in overrides if value not in used]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return recipes
+
+
+def _has_table(recipe: Recipe, override: str) -> bool:
+    table = override.partition("=")[0].partition(".")[0].strip()
+    return table not in _STAGES or getattr(recipe, table) is not None
+
+
+def _beside(name: str, recipe: Recipe) -> str | None:
+    """Return the recipe that this one's `init` names, as the folder's recipes are named."""
+    if recipe.starts_from is None:
+        return None
+    return (PurePosixPath(name).parent / recipe.starts_from).as_posix()
+
+
+def _problems(recipes: dict[str, Recipe], before: dict[str, str | None]) -> list[str]:
+    """Return what is wrong with the recipes that start from others."""
+    found = []
+    for name, recipe in recipes.items():
+        start = before[name]
+        if start is None:
+            continue
+        if start not in recipes:
+            found.append(f"{name}: init = {recipe.init!r}: no recipe {start} in the folder")
+            continue
+        if recipes[start].stages != ("pretrain",):
+            found.append(f"{name}: init = {recipe.init!r}: {start} does more than pre-train")
+        chain: list[str] = [name]
+        while (following := before.get(chain[-1])) is not None and following not in chain:
+            chain.append(following)
+        if following == name:
+            found.append(f"{name}: init = {recipe.init!r} leads back to it: {' -> '.join([*chain, name])}")
+    return found
