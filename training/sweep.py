@@ -126,16 +126,11 @@ class Sweep:
     def _need_data(self) -> None:
         """Miss pictures now, and not after hours of the cells before; this also reads the split."""
         todo = [outcome.cell.recipe for outcome in self.outcomes if outcome.seconds is None]
-        images = {
-            kind
-            for recipe in todo
-            if recipe.pretrain and "pretrain" in recipe.stages
-            for kind in recipe.pretrain.images
-        }
-        if "photos" in images:
-            self._data.need_photos()
-        if "faces" in images:
-            self._data.need_faces()
+        for table in (recipe.pretrain for recipe in todo if "pretrain" in recipe.stages):
+            if table is not None and "photos" in table.images:
+                self._data.need_photos(table.photos_from)
+            if table is not None and "faces" in table.images:
+                self._data.need_faces()
         if (first := next((o.cell for o in self.outcomes if not o.cell.only_pretrains), None)) is not None:
             self._faces_for(first)
 

@@ -113,7 +113,7 @@ def _classifiers(outcomes: Sequence[Outcome]) -> list[str]:
         return []
     published = any(outcome.cell.recipe.expected for outcome in outcomes)
     titles = ["recipe", "summary", "seeds", "accuracy", "mean class accuracy", "macro-F1"]
-    titles += ["published accuracy (FERPlus Test, not this split)"] * published + ["hours"]
+    titles += ["published accuracy, where"] * published + ["hours"]
     rows = []
     for name, runs in _by_recipe(outcomes).items():
         recipe, scored = runs[0].cell.recipe, [run for run in runs if run.score is not None]
@@ -122,7 +122,8 @@ def _classifiers(outcomes: Sequence[Outcome]) -> list[str]:
             [spread([run.score[key] for run in scored if run.score]) for key in _SCORES] if scored else _unscored(runs)
         )
         if published:
-            row.append(f"{recipe.expected.ferplus_test_accuracy:.2f}" if recipe.expected else "")
+            told = recipe.expected
+            row.append(f"{told.accuracy:.2f} on {told.data_set} {told.split.title()}" if told else "")
         rows.append([*row, _hours(runs, mean=True)])
     return [*_table(titles, rows), ""]
 

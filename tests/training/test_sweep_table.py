@@ -23,7 +23,7 @@ def outcome(out: Path, name: str, seed: int, accuracy: float | None = None, **mo
     stage = str(more.pop("stage", "finetune"))
     values = {"name": name, "stages": [stage], "seed": seed, stage: STAGE, "summary": f"what | {name} is"}
     if expected := more.pop("expected", None):
-        values["expected"] = {"ferplus_test_accuracy": expected, "source": "a table"}
+        values["expected"] = {"data_set": "RAF-DB", "split": "test", "accuracy": expected, "source": "it"}
     cell = Cell(name, Recipe.model_validate(values), out / name / f"seed-{seed}")
     if accuracy is None:
         return Outcome(cell, **{"status": "not run", **more})
@@ -58,13 +58,12 @@ def test_markdown_has_a_row_a_recipe_with_mean_and_sample_deviation(tmp_path: Pa
     ]
     # 81 and 84: mean 82.5, deviation sqrt((1.5^2 + 1.5^2) / (2 - 1)) = 2.1213
     assert [line for line in lines if line.startswith("|")] == [
-        "| recipe | summary | seeds | accuracy | mean class accuracy | macro-F1 | "
-        "published accuracy (FERPlus Test, not this split) | hours |",
+        "| recipe | summary | seeds | accuracy | mean class accuracy | macro-F1 | published accuracy, where | hours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| bad | what \\| bad is | 0 of 1 | diverged |  |  |  |  |",
         "| none | what \\| none is | 0 of 2 | not run |  |  |  |  |",
         "| one | what \\| one is | 1 of 2 | 80.00 | 70.00 | 60.00 |  | 1.50 |",
-        "| two | what \\| two is | 2 of 2 | 82.50 ± 2.12 | 72.50 ± 2.12 | 62.50 ± 2.12 | 89.74 | 1.50 |",
+        "| two | what \\| two is | 2 of 2 | 82.50 ± 2.12 | 72.50 ± 2.12 | 62.50 ± 2.12 | 89.74 on RAF-DB Test | 1.50 |",
         "| pre-training | summary | status | epochs | hours |",
         "| --- | --- | --- | --- | --- |",
         "| encoder | what \\| encoder is | done | 8 | 0.50 |",
