@@ -1,5 +1,6 @@
 """Sweeps over miniature recipes: what runs, in which order, what is skipped, and what a failure leaves."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -16,6 +17,11 @@ from typer.testing import CliRunner, Result
 from fer_app.errors import ConfigError, DatasetError
 from training.checkpoint import load_checkpoint
 from training.cli import train
+from training.data.locate import locate
+from training.report import Report
+from training.run_lock import locked
+from training.stages import run_recipe
+from training.sweep import Outcome, Sweep
 from training.sweep_cells import bundled_folders, plan
 from training.sweep_cli import sweep
 
@@ -205,6 +211,58 @@ def test_a_stopped_sweep_goes_on(folder: Path, mini_ferplus: Path, number: signa
     complete = [line for line in rows if json.loads(line)["epoch"] < stopped["epoch"]]
     assert started.read_text().splitlines()[: len(complete)] == complete
     assert "Not in the table" not in (out / "results.md").read_text()
+
+
+def test_a_score_counts_for_its_weights_alone(folder: Path, mini_ferplus: Path) -> None:
+    write_finetune(folder, "a")
+    run(folder, mini_ferplus, "--seeds", "1")
+    path = folder.parent / "out" / "a" / "seed-0" / "score-valid.json"
+    true = json.loads(path.read_text())
+    path.write_text(json.dumps({**true, "accuracy": 0.123}))
+    assert "already done, accuracy 12.30 on valid" in run(folder, mini_ferplus, "--seeds", "1").stderr
+    path.write_text(json.dumps({**true, "accuracy": 0.123, "model_sha256": "of others"}))
+    run(folder, mini_ferplus, "--seeds", "1")
+    assert json.loads(path.read_text()) == true
+
+
+def test_an_encoder_that_another_process_made_meanwhile_is_taken(folder: Path, mini_ferplus: Path) -> None:
+    """Its own turn found the folder locked; the second seeds come when it is done."""
+    write_finetune(folder, "a", top='init = "recipe:z"')
+    (folder / "z.toml").write_text(PRETRAIN.format(top=""))
+    cells = plan(str(folder), folder.parent / "out", 2)
+    data = locate([mini_ferplus])
+    states: list[list[str]] = []
+
+    def publish(outcomes: list[Outcome]) -> None:
+        states.append([outcome.status for outcome in outcomes])
+        if len(states) == 3:
+            held.close()
+            run_recipe(cells[0].recipe, data, cells[0].run_dir, Report(None))
+
+    with contextlib.ExitStack() as held:
+        cells[0].run_dir.mkdir(parents=True)
+        held.enter_context(locked(cells[0].run_dir))
+        sweeping = Sweep(cells, data, "valid", Report(None), publish)
+        sweeping.run()
+    assert "in use by another process" in sweeping.outcomes[0].reason
+    assert states[-1] == ["failed", "failed", "done"]
+
+
+def test_time_left_follows_the_same_recipe_then_its_kind(folder: Path, mini_ferplus: Path) -> None:
+    for name in ("a", "b"):
+        write_finetune(folder, name)
+    (folder / "z.toml").write_text(PRETRAIN.format(top=""))
+    cells = plan(str(folder), folder.parent / "out", 2)
+    assert [cell.title for cell in cells] == ["a seed 0", "b seed 0", "z seed 0", "a seed 1", "b seed 1"]
+    sweeping = Sweep(cells, locate([mini_ferplus]), "valid", Report(None), lambda outcomes: None)
+    assert sweeping._time_left() == ""
+    sweeping.outcomes[0] = Outcome(cells[0], "done", seconds=3600)
+    assert sweeping._time_left() == "; about 4.00 h left of the sweep"
+    sweeping.outcomes[1] = Outcome(cells[1], "done", seconds=7200)
+    assert sweeping._time_left() == "; about 4.50 h left of the sweep"  # z 1.5, a 1, b 2
+    sweeping.outcomes[2] = Outcome(cells[2], "done", seconds=36)
+    sweeping.outcomes[3] = Outcome(cells[3], "diverged")
+    assert sweeping._time_left() == "; about 2.00 h left of the sweep"
 
 
 def test_all_problems_of_a_folder_are_told_at_once(folder: Path, mini_ferplus: Path) -> None:
