@@ -16,17 +16,21 @@ LOCK_NAME = "lock.json"
 
 
 @contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, *, instead: str = "--run-dir") -> Iterator[None]:
     """Hold the folder, and clear away half-written files that a killed process left in it and its stages' folders.
 
     The system lets go of the lock when the process dies, whatever kills it. Where it knows no such locks (Windows, some
     network file systems), nothing is held.
 
+    Args:
+        run_dir: the folder.
+        instead: the option that names another one, for the error.
+
     Raises:
         CheckpointError: another process holds the folder.
     """
     path = run_dir / LOCK_NAME
-    descriptor = _acquire(path)
+    descriptor = _acquire(path, instead)
     try:
         since = path.stat().st_mtime_ns
         for pattern in (".fer-*.tmp", "*/.fer-*.tmp"):  # as `fer_app.atomic_file` names them
@@ -41,7 +45,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, instead: str) -> int:
     """Return the locked file's descriptor; the file holds who has it."""
     while True:
         try:
@@ -52,7 +56,7 @@ def _acquire(path: Path) -> int:
             if not _lock(descriptor):
                 raise CheckpointError(
                     f"{path.parent} is in use by another process ({_holder(path)}): "
-                    "wait for it, or pass another --run-dir"
+                    f"wait for it, or pass another {instead}"
                 )
             if _is_still(path, descriptor):
                 os.ftruncate(descriptor, 0)

@@ -18,6 +18,7 @@ from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
+from training.data.prepared import crop_note
 from training.disk_space import need_disk_space
 from training.interruption import RunInterruptedError
 from training.loop import LoopSettings, fit
@@ -146,6 +147,8 @@ def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:
     if "faces" in images or "finetune" in recipe.stages:
         reader, base = at(data.need_faces())
         report.line(f"labelled faces: {reader.title}, {base}")
+        if (note := crop_note(reader.name, base, recipe.model.img_size)) is not None:
+            report.line(note)
 
 
 def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> dict[str, Tensor] | None:

@@ -12,6 +12,10 @@ from fer_app.labels import LABELS
 from tests.training.miniature import write_mini_ferplus, write_mini_folders, write_mini_raf_db
 from training.checkpoint import read_info
 from training.cli import evaluate, train
+from training.data.prepare import prepare
+from training.data.prepare_faces import Settings
+from training.data.prepare_source import list_pictures
+from training.report import Report
 
 RUNNER = CliRunner()
 app = Typer()
@@ -86,6 +90,21 @@ def test_own_faces_with_own_labels(tmp_path: Path) -> None:
     assert float(first.split()[1]) > 70  # of faces that it has not seen; chance is 33
     assert first.endswith("(n = 12)")
     assert png.is_file()
+
+
+def test_prepared_faces_are_trained_on_and_others_are_told_of_it(tmp_path: Path) -> None:
+    own, prepared = write_mini_folders(tmp_path / "own", MOODS, 10), tmp_path / "prepared"
+    # Few of the drawn faces are found: the rest is kept as it is.
+    prepare(list_pictures(own), prepared, Settings(img_size=48, on_missing="keep"), report=Report(None))
+    overrides = ("--set", 'stages=["finetune"]', "--set", "finetune.epochs=1", "--set", "finetune.warmup_epochs=0")
+    for data, is_told in ((own, True), (prepared, False)):
+        run_dir = tmp_path / f"run-{data.name}"
+        result = RUNNER.invoke(app, ["train", "debug", "--data", str(data), "--run-dir", str(run_dir), *overrides])
+        assert result.exit_code == 0, result.output
+        assert ("`fer data prepare` aligns them as serving does" in result.stderr) is is_told
+        figures = json.loads(run("eval", result.stdout.strip(), "--data", prepared, "--json"))
+        assert figures["data_set"] == "prepared"
+        assert figures["n"] == 6
 
 
 def test_a_set_without_a_split_says_so(raf_db_model: tuple[Path, Path]) -> None:

@@ -11,13 +11,26 @@ from typing import Final, Literal
 import torch
 
 from fer_app.errors import DatasetError
-from training.data import affectnet, fer2013, ferplus, ferplus_csv, image_folder, path_csv, raf_db
+from training.data import affectnet, fer2013, ferplus, ferplus_csv, image_folder, path_csv, prepared, raf_db
 from training.data.face_index import FaceIndex
 from training.data.ferplus import SPLITS, Split, VoteMode, dev_names
 from training.data.image_set import ImageSet
+from training.data.prepared import PreparedFaces
 from training.data.splits import DEV_SHARE, Part, stratified
 
-__all__ = ["READERS", "SPLITS", "Contempt", "Reader", "Split", "at", "identify", "load", "relabel", "without_contempt"]
+__all__ = [
+    "READERS",
+    "SPLITS",
+    "Contempt",
+    "Reader",
+    "Split",
+    "at",
+    "identify",
+    "in_dev",
+    "load",
+    "relabel",
+    "without_contempt",
+]
 
 Contempt = Literal["keep", "drop"]
 Faces = ImageSet | FaceIndex
@@ -64,6 +77,7 @@ def _plain(read: Callable[[Path, Part], Faces]) -> Callable[[Path, Part, VoteMod
 
 # The first that finds itself at a path is taken, so what is looser comes later.
 READERS: Final[tuple[Reader, ...]] = (
+    Reader(prepared.NAME, "prepared faces", prepared.find, prepared.parts, prepared.read),
     Reader(
         "ferplus",
         "FERPlus",
@@ -209,20 +223,36 @@ def _split(reader: Reader, base: Path, split: Split, rule: VoteMode) -> Faces:
     if split not in ("dev", "train-main"):
         return _joined(faces) if len(faces) > 1 else faces[0]
     whole = faces[0]
-    if reader.name == "ferplus-csv":  # so that both forms of FERPlus have the same dev part
-        in_dev = torch.tensor([name in dev_names() for name in whole.names], dtype=torch.bool)
-    else:
-        assert whole.targets is not None  # every reader gives them
-        in_dev = stratified(whole.names, whole.targets, DEV_SHARE, _DEV_KEY)
-    chosen = torch.nonzero(in_dev if split == "dev" else ~in_dev).flatten()
+    dev = in_dev(reader.name, whole)
+    chosen = torch.nonzero(dev if split == "dev" else ~dev).flatten()
     if len(chosen) == 0:
         raise DatasetError(f"{base}: no face of train belongs to {split}")
     return whole.subset(chosen)
 
 
+def in_dev(data_set: str, train: Faces) -> torch.Tensor:
+    """Tell which faces of a set's train belong to `dev`.
+
+    Args:
+        data_set: the reader's name.
+        train: the whole part.
+
+    Returns:
+        bool, (N,).
+    """
+    if isinstance(train, PreparedFaces):  # the same faces as in the set that they were prepared from
+        return torch.tensor(train.in_dev, dtype=torch.bool)
+    if data_set.startswith("ferplus"):  # both forms have the same
+        return torch.tensor([name in dev_names() for name in train.names], dtype=torch.bool)
+    assert train.targets is not None  # every reader gives them
+    return stratified(train.names, train.targets, DEV_SHARE, _DEV_KEY)
+
+
 def _joined(faces: list[Faces]) -> Faces:
     """Join parts of one set."""
     first = faces[0]
+    if isinstance(first, PreparedFaces):
+        return PreparedFaces.joined([part for part in faces if isinstance(part, PreparedFaces)])
     names = tuple(name for part in faces for name in part.names)
     targets = torch.cat([part.targets for part in faces if part.targets is not None])
     if isinstance(first, ImageSet):

@@ -43,6 +43,19 @@ def decode_picture(data: bytes, color_mode: Literal["rgb", "gray"]) -> NDArray[n
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def squeeze(pixels: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]:
+    """Scale uint8 (H, W, C) to the square as serving does: an axis that shrinks is averaged, one that grows is not."""
+    height, width, channels = pixels.shape
+    if (height, width) == (img_size, img_size):
+        return pixels
+    lesser = (min(width, img_size), min(height, img_size))
+    # In float32, like serving, and rounded once.
+    scaled = cv2.resize(pixels.astype(np.float32), lesser, interpolation=cv2.INTER_AREA)
+    if lesser != (img_size, img_size):
+        scaled = cv2.resize(scaled, (img_size, img_size), interpolation=cv2.INTER_LINEAR)
+    return np.rint(scaled).astype(np.uint8).reshape(img_size, img_size, channels)
+
+
 def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[list[R]]:
     """Yield lists of `work(item)` in the order of `items`, computed ahead on threads.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fer_app.errors import DatasetError, FerError
 from fer_app.image_io import read_image
-from training.data.decoding import map_in_threads
+from training.data.decoding import map_in_threads, squeeze
 from training.data.image_set import ImageSet
 
 
@@ -96,7 +96,7 @@ class FaceIndex:
                 return pixels
             if color_mode == "gray":
                 pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
-            return _squeeze(pixels, img_size)
+            return squeeze(pixels, img_size)
 
         images = np.empty((len(self), 1 if color_mode == "gray" else 3, img_size, img_size), np.uint8)
         bad: list[str] = []
@@ -138,16 +138,3 @@ class FaceIndex:
         if x0 >= x1 or y0 >= y1:
             return f"{path}: the face's box {self.boxes[index].tolist()} is not in the picture ({width} x {height} px)"
         return np.ascontiguousarray(pixels[y0:y1, x0:x1])
-
-
-def _squeeze(pixels: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]:
-    """Scale uint8 (H, W, C) to the square as serving does: an axis that shrinks is averaged, one that grows is not."""
-    height, width, channels = pixels.shape
-    if (height, width) == (img_size, img_size):
-        return pixels
-    lesser = (min(width, img_size), min(height, img_size))
-    # In float32, like serving, and rounded once.
-    scaled = cv2.resize(pixels.astype(np.float32), lesser, interpolation=cv2.INTER_AREA)
-    if lesser != (img_size, img_size):
-        scaled = cv2.resize(scaled, (img_size, img_size), interpolation=cv2.INTER_LINEAR)
-    return np.rint(scaled).astype(np.uint8).reshape(img_size, img_size, channels)

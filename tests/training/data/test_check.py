@@ -125,7 +125,7 @@ def test_what_is_no_set(tmp_path):
 def test_it_is_a_command_of_fer(tmp_path, monkeypatch):
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"][lazy_group.GROUP]
     found = {name: EntryPoint(name, value, lazy_group.GROUP) for name, value in declared.items()}
-    assert lazy_group.first_line_of_help(found["data"]) == "Look through a data set."
+    assert lazy_group.first_line_of_help(found["data"]) == "Look through a data set, and align its faces."
     monkeypatch.setattr(lazy_group, "_entry_points", lambda: found)
     write_mini_folders(tmp_path / "own", {"glad": "happiness", "bored": "neutral"}, 5)
     result = RUNNER.invoke(app, ["data", "check", str(tmp_path / "own")])

@@ -25,6 +25,10 @@ from tests.training.miniature import (
 from training.data.datasets import READERS, at, identify, load, relabel, without_contempt
 from training.data.ferplus import dev_names, load_ferplus
 from training.data.image_set import ImageSet
+from training.data.prepare import prepare
+from training.data.prepare_faces import Settings
+from training.data.prepare_source import list_pictures
+from training.report import Report
 
 
 def write_fer2013_folders(root):
@@ -41,6 +45,15 @@ def write_table(root):
 
 
 OWN = {"glad": "happiness", "bored": "neutral"}
+
+
+def write_prepared(root):
+    """Prepare the drawn faces, of which the detector finds few, and the rest are kept whole."""
+    own = write_mini_folders(root / "own", OWN, 10)
+    settings = Settings(img_size=40, on_missing="keep")
+    prepare(list_pictures(own), root / "prepared", settings, shard_size=5, report=Report(None))
+
+
 # Name -> how its miniature is written, its splits, its classes, the faces of train.
 SETS = {
     "ferplus": (lambda root: write_mini_ferplus(root, 12), ("train", "valid"), LABELS, 96),
@@ -52,8 +65,13 @@ SETS = {
     "fer2013-folders": (write_fer2013_folders, ("train", "test"), SEVEN, 70),
     "csv": (write_table, ("train", "valid"), ("bored", "glad"), 16),
     "image-folder": (lambda root: write_mini_folders(root, OWN, 10), ("train", "valid"), ("bored", "glad"), 16),
+    "prepared": (write_prepared, ("train", "valid"), ("bored", "glad"), 16),
 }
-WITHIN = {"affectnet": "affectnet", "affectnet-npy": "affectnet-npy"}  # found in their own folder only
+WITHIN = {
+    "affectnet": "affectnet",
+    "affectnet-npy": "affectnet-npy",
+    "prepared": "prepared",
+}  # found in their own folder only
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +133,7 @@ def test_both_forms_of_ferplus_have_the_same_dev_part(tmp_path):
         read(tmp_path, "dev")
 
 
-@pytest.mark.parametrize("name", ["ferplus", "fer2013", "affectnet", "affectnet-npy", "image-folder"])
+@pytest.mark.parametrize("name", ["ferplus", "fer2013", "affectnet", "affectnet-npy", "image-folder", "prepared"])
 def test_train_and_valid_together(roots, name):
     train, valid, both = (read(roots[name], split) for split in ("train", "valid", "train+valid"))
     assert len(both) == len(train) + len(valid)
@@ -185,7 +203,7 @@ def test_what_is_not_there_is_said(roots, tmp_path):
         identify(tmp_path / "nowhere")
     photos, shard = write_mini_photos(tmp_path, 4)
     for path in (photos, shard):
-        with pytest.raises(DatasetError, match=r"holds no labelled faces that are known \(FERPlus, "):
+        with pytest.raises(DatasetError, match=r"holds no labelled faces that are known \(prepared faces, FERPlus, "):
             identify(path)
 
 

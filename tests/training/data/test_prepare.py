@@ -1,0 +1,417 @@
+"""`fer data prepare`: what it writes, that it is what serving sees, and that it can be stopped at any moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fer_app.contract import Contract
+from fer_app.errors import CheckpointError, DatasetError, InputError
+from fer_app.image_io import write_image
+from fer_app.labels import LABELS
+from fer_app.recognizer import Recognizer
+from tests.training.miniature import write_mini_affectnet_tables, write_mini_ferplus, write_mini_raf_db
+from training.data.datasets import load
+from training.data.general import load_images
+from training.data.locate import locate
+from training.data.prepare import prepare
+from training.data.prepare_faces import FaceCutter, Settings
+from training.data.prepare_source import list_pictures
+from training.data_cli import data
+from training.report import Report
+from training.run_lock import locked
+
+RUNNER = CliRunner()
+SILENT = Report(None)
+
+
+def run(*arguments, status=0):
+    result = RUNNER.invoke(data, ["prepare", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == status, result.output
+    return result
+
+
+def members(out):
+    """All files in all shards of a folder: name -> bytes."""
+    found = {}
+    for shard in sorted(out.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            found |= {member.name: archive.extractfile(member).read() for member in archive}
+    return found
+
+
+def crop(content):
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_photos(root, astronaut, count):
+    """Scenes with the portrait in one, two or no places, the last one in gray; as PNG."""
+    for i in range(count):
+        scene = np.full((400, 620, 3), 40 + 10 * (i % 10), np.uint8)
+        for place in range(i % 3):
+            side = 380 - 100 * place
+            small = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA)
+            top = 4 * (i % 5)
+            scene[top : top + side, 340 * place : 340 * place + side] = small[:, : 620 - 340 * place]
+        if i == count - 1:
+            scene[:] = scene.mean(axis=2, keepdims=True).astype(np.uint8)
+        folder = root / ("deeper" if i % 2 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"photo.{i:02d}.png", scene)
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path, astronaut):
+    return write_photos(tmp_path / "photos", astronaut, 6)
+
+
+@pytest.fixture
+def labelled(tmp_path, astronaut):
+    """Photos in two class folders, 6 each; one of each has no face, one is damaged."""
+    for name in ("glad", "bored"):
+        write_photos(tmp_path / "own" / name, astronaut, 6)
+    (tmp_path / "own" / "glad" / "broken.jpg").write_bytes(b"\xff\xd8\xffnothing")
+    return tmp_path / "own"
+
+
+class Recorder:
+    """A classifier that keeps the crops it is given."""
+
+    device = "cpu"
+
+    def __init__(self, img_size):
+        self.contract = Contract(labels=LABELS, img_size=img_size, mean=(0.5,) * 3, std=(0.5,) * 3, crop="fer48-v1")
+        self.crops = []
+
+    def probs(self, crops):
+        self.crops += list(crops)
+        return np.full((len(crops), len(LABELS)), 1 / len(LABELS), np.float32)
+
+    logits = probs
+
+
+@pytest.mark.parametrize(("img_size", "image_format"), [(48, "png"), (112, "webp")])
+def test_crops_are_bit_for_bit_those_that_serving_makes(photos, tmp_path, img_size, image_format):
+    out = tmp_path / "out"
+    run(photos, "-o", out, "--all-faces", "--img-size", img_size, "--format", image_format, "--workers", 1)
+    prepared = [crop(content) for name, content in members(out).items() if name.endswith(image_format)]
+    recorder = Recorder(img_size)
+    recognizer = Recognizer(recorder, device="cpu")
+    for path in [*sorted(photos.glob("*.png")), *sorted((photos / "deeper").glob("*.png"))]:
+        recognizer.predict(path)
+    assert len(prepared) == len(recorder.crops) == 6
+    for ours, served in zip(prepared, recorder.crops, strict=True):
+        np.testing.assert_array_equal(ours, served)
+
+
+def test_members_follow_webdataset_and_say_where_the_face_was(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, "-o", out, "--all-faces", "--workers", 1)
+    found = members(out)
+    keys = sorted({name.split(".")[0] for name in found})
+    assert sorted(found) == sorted(f"{key}.{suffix}" for key in keys for suffix in ("json", "png"))
+    record = json.loads(found["faces-00000001-001.json"])
+    assert list(record) == [
+        "name",
+        "split",
+        "dev",
+        "label",
+        "targets",
+        "view",
+        "detection_confidence",
+        "box",
+        "landmarks",
+    ]
+    assert record["name"] == "photo.02.png"
+    assert (record["split"], record["dev"], record["label"], record["targets"]) == ("faces", False, None, None)
+    assert record["view"] == "picture"
+    assert 0.9 < record["detection_confidence"] <= 1
+    assert 340 < record["box"]["x0"] < record["landmarks"]["right_eye"][0] < record["landmarks"]["left_eye"][0]
+    with (out / "missing.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["split", "name", "what"],
+            ["faces", "photo.00.png", "no face found, dropped"],
+            ["faces", "deeper/photo.03.png", "no face found, dropped"],
+        ]
+
+
+def test_faces_without_labels_are_general_photos(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, "-o", out, "--all-faces", "--workers", 1, "--shard-size", 2)
+    found = locate([out])
+    assert found.faces is None
+    assert found.photos == (out / "faces-000000.tar", out / "faces-000001.tar", out / "faces-000002.tar")
+    images = load_images(found.photos, 112, "rgb")
+    assert len(images) == 6
+    np.testing.assert_array_equal(
+        images.images[0].permute(1, 2, 0).numpy(), crop(members(out)["faces-00000001-000.png"])
+    )
+
+
+def test_labels_splits_and_counts(labelled, tmp_path):
+    out = tmp_path / "out"
+    result = run(labelled, "-o", out, "--workers", 1, "--shard-size", 3, status=1)
+    header = json.loads((out / "prepared.json").read_text())
+    assert header["class_names"] == ["bored", "glad"]
+    train, valid = header["splits"]["train"], header["splits"]["valid"]
+    whole = {key: train[key] + valid[key] for key in train if isinstance(train[key], int)}
+    assert whole == {
+        "pictures": 13,
+        "faces": 8,
+        "found": 8,
+        "found_closer": 0,
+        "kept_whole": 0,
+        "dropped": 4,
+        "unreadable": 1,
+    }
+    assert train["per_class"]["glad"] + valid["per_class"]["glad"] == 4
+    assert sum(shard["faces"] for shard in train["shards"]) == train["faces"]
+    assert "broken.jpg: damaged" in (out / "missing.csv").read_text()
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["pictures", "train", "valid"]
+    assert not (out / "reports").exists()
+    assert not (out / "preparing.json").exists()
+    source = {name for split in ("train", "valid") for name in list_names(labelled, split)}
+    for split in ("train", "valid"):
+        faces = load(out, split, img_size=112, color_mode="rgb")
+        assert len(faces) == header["splits"][split]["faces"]
+        assert set(faces.names) <= source
+        for name, target in zip(faces.names, faces.targets, strict=True):
+            assert faces.class_names[int(target.argmax())] == Path(name).parts[0]
+
+
+def list_names(root, split):
+    return [picture.name for picture in list_pictures(root).parts[split]]
+
+
+def test_a_picture_without_a_face_may_be_kept(labelled, tmp_path):
+    (labelled / "glad" / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    run(labelled, "-o", out, "--workers", 1, "--on-missing", "keep", "--img-size", 32)
+    header = json.loads((out / "prepared.json").read_text())
+    assert sum(split["kept_whole"] for split in header["splits"].values()) == 4
+    assert sum(split["faces"] for split in header["splits"].values()) == 12
+    kept = [json.loads(content) for name, content in members(out).items() if name.endswith(".json")]
+    kept = [record for record in kept if record["view"] == "none"]
+    assert len(kept) == 4
+    assert all(record["box"] is record["landmarks"] is record["detection_confidence"] is None for record in kept)
+    assert (out / "missing.csv").read_text().count("kept whole") == 4
+
+
+def test_dev_is_the_same_pictures_as_in_the_source(tmp_path):
+    for base in (write_mini_ferplus(tmp_path / "plus", 12), write_mini_raf_db(tmp_path / "raf", 10)):
+        out = tmp_path / f"out-{base.name}"
+        settings = Settings(img_size=32, on_missing="keep")
+        prepare(list_pictures(base, splits=["train"]), out, settings, report=SILENT)
+        for split in ("train-main", "dev"):
+            theirs = load(base, split, img_size=32, color_mode="gray")
+            ours = load(out, split, img_size=32, color_mode="gray")
+            assert ours.names == theirs.names
+            assert (ours.targets == theirs.targets).all()
+
+
+def test_whole_photos_of_raf_db_are_taken_with_their_boxes(tmp_path, astronaut):
+    base = write_mini_raf_db(tmp_path, 1)
+    scene = np.full((512, 1024, 3), 90, np.uint8)
+    scene[:, :512] = astronaut
+    scene[100:484, 600:984] = cv2.resize(astronaut, (384, 384), interpolation=cv2.INTER_AREA)
+    for line in (base / "EmoLabel" / "list_patition_label.txt").read_text().splitlines():
+        name = line.split()[0]
+        for folder in ("Image/original", "Annotation/boundingbox"):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        write_image(base / "Image" / "original" / name, scene)
+        (base / "Annotation" / "boundingbox" / f"{Path(name).stem}_boundingbox.txt").write_text("730.0 145 800.5 230\n")
+    result = run(base, "-o", tmp_path / "out", "--split", "test", "--workers", 1)
+    assert "whole photos in Image/original" in result.stderr
+    records = [json.loads(content) for name, content in members(tmp_path / "out").items() if name.endswith(".json")]
+    assert [record["name"] for record in records] == [f"test_{i:05d}_aligned.jpg" for i in range(1, 8)]
+    assert all(record["box"]["x0"] > 700 for record in records)
+    (base / "Annotation" / "boundingbox" / "test_00003_boundingbox.txt").write_text("1 2 3")
+    with pytest.raises(DatasetError, match=r"test_00003_boundingbox.txt is no box"):
+        list_pictures(base)
+
+
+def test_a_box_outside_its_picture_is_told(tmp_path):
+    base = write_mini_affectnet_tables(tmp_path, 1)
+    table = base / "training.csv"
+    table.write_text(table.read_text().replace(",10,20,48,48,", ",500,20,48,48,", 1))
+    run(base, "-o", tmp_path / "out", "--on-missing", "keep", "--workers", 1, status=1)
+    assert "box [500, 20, 548, 68] is not in the picture (80 x 90 px)" in (tmp_path / "out" / "missing.csv").read_text()
+    assert len(load(tmp_path / "out", "train", img_size=48, color_mode="gray")) == 7
+
+
+def test_any_number_of_workers_writes_the_same_bytes(photos, tmp_path):
+    source = list_pictures(photos, all_faces=True)
+    settings = Settings(img_size=40, all_faces=True)
+    before = dict(os.environ)
+    for workers in (1, 2):
+        prepare(source, tmp_path / str(workers), settings, shard_size=1, workers=workers, report=SILENT)
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == [
+        *(f"faces-{i:06d}.tar" for i in (1, 2, 3, 5)),  # two pictures have no face
+        "missing.csv",
+        "prepared.json",
+    ]
+    assert dict(os.environ) == before  # workers alone have one thread
+
+
+def start(*arguments):
+    """Start `fer data prepare` as a process group of its own."""
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "data", "prepare", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_shard(out, process, more_than=0):
+    end = time.monotonic() + 60
+    while len(list(out.glob("reports/*.json"))) <= more_than:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def group_is_alive(group):
+    """Whether a process of the group runs; one that has ended and was not waited for does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(process_group) == group and state != "Z":
+            return True
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_killed_and_interrupted_runs_go_on_where_they_stopped(tmp_path, astronaut):
+    source, out = write_photos(tmp_path / "many", astronaut, 24), tmp_path / "out"
+    arguments = (source, "-o", out, "--all-faces", "--img-size", 32, "--shard-size", 1, "--workers", 2)
+    killed = start(*arguments)
+    wait_for_shard(out, killed, 2)
+    killed.kill()
+    killed.communicate()
+    end = time.monotonic() + 20
+    while group_is_alive(killed.pid):
+        assert time.monotonic() < end, "workers outlive their parent"
+        time.sleep(0.05)
+    assert not (out / "prepared.json").exists()
+    with pytest.raises(DatasetError, match="run it again with --resume"):
+        locate([out])
+    whole = files(out)
+    shards = [name for name in whole if name.endswith(".tar")]
+    for name in shards:
+        with tarfile.open(fileobj=io.BytesIO(whole[name])) as archive:
+            assert archive.getnames()
+
+    stopped = start(*arguments, "--resume")
+    wait_for_shard(out, stopped, sum(name.startswith("reports/") for name in whole) + 1)
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
+    told = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 130
+    assert "stopped by SIGINT" in told
+    assert "--resume" in told
+    assert "Traceback" not in told
+    assert not list(out.glob(".fer-*"))
+
+    result = run(*arguments, "--resume")
+    assert "shards are there already" in result.stderr
+    uninterrupted = tmp_path / "uninterrupted"
+    prepare(
+        list_pictures(source, all_faces=True),
+        uninterrupted,
+        Settings(img_size=32, all_faces=True),
+        shard_size=1,
+        report=SILENT,
+    )
+    assert files(out) == files(uninterrupted)
+    assert "complete already" in run(*arguments, "--resume").stderr
+
+
+def test_sigterm_ends_it_in_one_process_too(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    cut, seen = FaceCutter.cut, []
+
+    def cut_and_terminate(self, image, box=None):
+        seen.append(image)
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return cut(self, image, box)
+
+    monkeypatch.setattr(FaceCutter, "cut", cut_and_terminate)
+    arguments = (photos, "-o", out, "--all-faces", "--workers", 1, "--shard-size", 2)
+    assert "stopped by SIGTERM" in run(*arguments, status=143).stderr
+    assert len(seen) == 4
+    assert sorted(path.name for path in out.iterdir()) == ["faces-000000.tar", "preparing.json", "reports"]
+    run(*arguments, "--resume")
+    assert len(seen) == 4 + 4  # the second shard anew, and the third
+
+
+def test_another_source_or_other_settings_are_refused(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, "-o", out, "--all-faces", "--workers", 1)
+    before = files(out)
+    with pytest.raises(DatasetError, match=r"is not empty.*pass --resume"):
+        run(photos, "-o", out, "--all-faces")
+    with pytest.raises(DatasetError, match=r"begun otherwise \(img_size was 112, is 48\)"):
+        run(photos, "-o", out, "--all-faces", "--resume", "--img-size", 48)
+    (photos / "photo.00.png").rename(photos / "other.png")
+    with pytest.raises(DatasetError, match=r"begun otherwise.*pictures_sha256"):
+        run(photos, "-o", out, "--all-faces", "--resume")
+    assert files(out) == before
+    with pytest.raises(DatasetError, match="nothing to resume"):
+        run(photos, "-o", tmp_path / "new", "--all-faces", "--resume")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(DatasetError, match=r"not empty \(mine.txt\): give another folder"):
+        run(photos, "-o", tmp_path / "full", "--all-faces")
+
+
+def test_one_process_a_folder(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, "-o", out, "--all-faces", "--workers", 1)
+    with locked(out), pytest.raises(CheckpointError, match="pass another -o"):
+        run(photos, "-o", out, "--all-faces", "--resume")
+
+
+def test_what_cannot_be_prepared(photos, labelled, tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        run(tmp_path / "nowhere", "-o", tmp_path / "out")
+    with pytest.raises(DatasetError, match="without labels, pass --all-faces"):
+        run(photos, "-o", tmp_path / "out")
+    with pytest.raises(DatasetError, match="has no test here; it has train, valid"):
+        run(labelled, "-o", tmp_path / "out", "--split", "test")
+    with pytest.raises(DatasetError, match="leave out --split"):
+        run(photos, "-o", tmp_path / "out", "--all-faces", "--split", "train")
+    with pytest.raises(InputError, match="leave out --on-missing keep"):
+        run(photos, "-o", tmp_path / "out", "--all-faces", "--on-missing", "keep")
+    run(photos, "-o", tmp_path / "out", "--all-faces", "--workers", 1)
+    with pytest.raises(DatasetError, match="is prepared already"):
+        run(tmp_path / "out", "-o", tmp_path / "again", "--all-faces")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="holds no pictures"):
+        run(tmp_path / "empty", "-o", tmp_path / "other", "--all-faces")
+    write_image(tmp_path / "empty" / "wall.png", np.full((100, 100, 3), 90, np.uint8))
+    with pytest.raises(DatasetError, match="no face was found"):
+        run(tmp_path / "empty", "-o", tmp_path / "other", "--all-faces")
+
+
+@pytest.mark.parametrize("wrong", [("--on-missing", "maybe"), ("--format", "jpg"), ("--img-size", "8")])
+def test_usage(photos, tmp_path, wrong):
+    run(photos, "-o", tmp_path / "out", *wrong, status=2)
+    assert not (tmp_path / "out").exists()
