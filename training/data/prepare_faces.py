@@ -24,8 +24,8 @@ UInt8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 View = Literal["picture", "closer", "none"]
 
-# Below this no side of a picture holds a face that the detector's last network (48 px) sees whole: its landmarks are
-# off by 5 % of the face (median), so such pictures are only looked at enlarged.
+# Below this a face has hardly more pixels than the detector's last network wants (48), and reaches the picture's edges:
+# landmarks come out pixels away from those of an enlarged copy, so such pictures are only looked at enlarged.
 TINY_PX: Final = 64
 # Up to this a picture may be a tight crop, whose face MTCNN misses because it reaches the edges.
 TIGHT_PX: Final = 256
