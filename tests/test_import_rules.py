@@ -34,6 +34,7 @@ THIRD_PARTY = {
         "pydantic",
         "rich",
         "safetensors",
+        "sklearn",
         "timm",
         "torch",
         "torchvision",
@@ -81,7 +82,7 @@ ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 
 # What the linter must know in every folder where the table above does not allow it.
 HEAVY = {"facenet_pytorch", "gradio", "lightning", "onnx", "onnxscript", "timm", "torch", "torchvision"}
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn"}
 
 
 class Import(NamedTuple):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.eval_report import Evaluation
 
 DataOption = Annotated[
     list[Path] | None,
@@ -74,50 +77,86 @@ def evaluate(
     drop_contempt: Annotated[
         bool, typer.Option("--drop-contempt", help="Leave out the class contempt and its faces.")
     ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Score the mean of each face's and its mirror image's probabilities.")
+    ] = False,
+    group_by: Annotated[
+        str | None, typer.Option("--group-by", metavar="COLUMN", help="Also score every group of faces.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", metavar="CSV", help="Has the groups by name  [default: the labelled CSV itself]"),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-    confusion: Annotated[
-        Path | None, typer.Option("--confusion", metavar="PNG", help="Also draw the confusion matrix.")
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write JSON, predictions and all pictures to a folder."),
     ] = None,
+    confusion: Annotated[
+        Path | None, typer.Option("--confusion", metavar="PNG", help="Draw the confusion matrix.")
+    ] = None,
+    reliability: Annotated[
+        Path | None, typer.Option("--reliability", metavar="PNG", help="Draw accuracy against confidence.")
+    ] = None,
+    tsne: Annotated[
+        Path | None, typer.Option("--tsne", metavar="PNG", help="Draw the features in the plane; of checkpoints only.")
+    ] = None,
+    mistakes: Annotated[
+        Path | None, typer.Option("--mistakes", metavar="PNG", help="Draw the most confident mistakes.")
+    ] = None,
+    tsne_limit: Annotated[int, typer.Option("--tsne-limit", min=4, help="Faces in the t-SNE, at most.")] = 2000,
 ) -> None:
     """Score a model on labelled faces."""
-    from training.data.datasets import SPLITS, at, load, relabel
+    from training.data.datasets import SPLITS
     from training.data.ferplus_votes import VOTE_MODES
-    from training.data.locate import locate
-    from training.evaluation import evaluate as score
-    from training.evaluation import file_sha256, open_classifier
+    from training.eval_report import EvalOptions, Picture, run_evaluation
 
     if split not in SPLITS:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
     rules = [mode for mode in VOTE_MODES if mode != "multi_target"]  # which has no one right answer
     if votes not in rules:
         raise typer.BadParameter(f"{votes!r} is none of {', '.join(rules)}", param_hint="--votes")
-    classifier = open_classifier(model, device=device)
-    contract = classifier.contract
-    root = locate([data]).need_faces()
-    faces = load(
-        root,
-        split,
-        img_size=contract.img_size,
-        color_mode=contract.color_mode,
+    if groups is not None and group_by is None:
+        raise typer.BadParameter("name the column that has the groups by --group-by", param_hint="--groups")
+    asked: dict[Picture, Path | None] = {
+        "confusion": confusion,
+        "reliability": reliability,
+        "tsne": tsne,
+        "mistakes": mistakes,
+    }
+    pictures = {picture: path for picture, path in asked.items() if path is not None}
+    options = EvalOptions(
+        model=model,
+        data=data,
+        split=split,
         votes=votes,
-        eval_votes=votes,
-        contempt="drop" if drop_contempt else "keep",
+        drop_contempt=drop_contempt,
+        device=device,
+        flip=flip,
+        group_by=group_by,
+        groups=groups,
+        tsne_limit=tsne_limit,
     )
-    report = score(classifier, relabel(faces, contract.labels))
-    reader = at(root)[0]
-    sha256 = file_sha256(model)
-    if confusion is not None:
-        from training.plots import draw_confusion
+    evaluation = run_evaluation(options, pictures, report)
+    for picture, path in pictures.items():
+        evaluation.draw(picture, path)
+    if report is not None:
+        for file, reason in evaluation.write(report).items():
+            typer.echo(f"{file} left out: {reason}", err=True)
+    _print_figures(evaluation, as_json=as_json)
 
-        rule = f" ({votes})" if reader.name.startswith("ferplus") else ""
-        draw_confusion(report, confusion, title=f"{model.name}, {reader.title} {split}{rule}, n = {report.n}")
+
+def _print_figures(evaluation: Evaluation, *, as_json: bool) -> None:
+    """Print what was scored, as one JSON object or as tables."""
+    figures = evaluation.to_dict()
     if as_json:
-        source = {"data_set": reader.name, "split": split, "votes": votes}
-        typer.echo(json.dumps({**report.to_dict(), "model_sha256": sha256, **source}))
+        typer.echo(json.dumps(figures))
         return
-    from training.tables import report_lines
+    from training.tables import group_lines, report_lines
 
-    for line in report_lines(report):
+    lines = report_lines(evaluation.figures, test_time_flip=evaluation.options.flip)
+    if evaluation.options.group_by is not None:
+        lines += ["", *group_lines(evaluation.options.group_by, evaluation.groups)]
+    for line in [*lines, f"model sha256 {figures['model_sha256']}"]:
         typer.echo(line)
-    typer.echo(f"model sha256 {sha256}")

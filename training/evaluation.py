@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, ProviderUnavailableError
@@ -19,7 +20,8 @@ from models.mimic import MimicClassifier
 from models.vit import VisionTransformer, VitConfig
 from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
-from training.metrics import ClassificationReport, classification_report
+from training.metrics import ClassificationReport
+from training.predictions import Predictions
 
 _BATCH = 256
 
@@ -34,6 +36,14 @@ class LogitsSource(Protocol):
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops."""
 
 
+@runtime_checkable
+class FeaturesSource(LogitsSource, Protocol):
+    """A classifier that also gives what its head sees; ONNX files hold no such output."""
+
+    def features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, D) features of uint8 (N, h, w) or (N, h, w, 3) RGB crops, N at least 1."""
+
+
 class TorchClassifier:
     """A checkpoint's classifier behind the same interface as the served one."""
 
@@ -41,16 +51,25 @@ class TorchClassifier:
         self.model = model
         self.contract = contract
 
-    @torch.inference_mode()
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops; the model is put in eval mode."""
+        none = np.zeros((0, len(self.contract.labels)), np.float32)
+        return np.concatenate([none, *self._outputs(self.model, crops)])
+
+    def features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, D) features, as `MimicClassifier.forward_features` does, of N crops, N at least 1."""
+        return np.concatenate(self._outputs(self.model.forward_features, crops))  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def _outputs(self, network: Callable[[Tensor], Tensor], crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return a network's outputs, a batch each."""
         self.model.eval()
         device = next(self.model.parameters()).device
-        parts = [np.zeros((0, len(self.contract.labels)), np.float32)]
+        parts = []
         for first in range(0, len(crops), _BATCH):
             images = torch.from_numpy(to_input(crops[first : first + _BATCH], self.contract))
-            parts.append(self.model(images.to(device)).float().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(network(images.to(device)).float().cpu().numpy())
+        return parts
 
 
 def build_classifier(info: CheckpointInfo) -> MimicClassifier:
@@ -149,13 +168,31 @@ def hard_targets(faces: ImageSet) -> NDArray[np.int64]:
     return labels
 
 
+def predict(classifier: LogitsSource, faces: ImageSet, *, flip: bool = False) -> Predictions:
+    """Classify labelled faces; probabilities use the contract's temperature.
+
+    Args:
+        classifier: a checkpoint or an ONNX file.
+        faces: N of them, with targets.
+        flip: whether each face's probabilities are the mean of its own and its mirror image's (test-time flip).
+
+    Raises:
+        DatasetError: no labels, or other class names than the classifier's.
+    """
+    if faces.class_names != classifier.contract.labels:
+        raise DatasetError(f"the data has classes {faces.class_names}, the model {classifier.contract.labels}")
+    crops, temperature = crops_of(faces), classifier.contract.temperature
+    probs = softmax(classifier.logits(crops), temperature)
+    if flip:
+        mirrored = np.ascontiguousarray(crops[:, :, ::-1])
+        probs = np.asarray((probs + softmax(classifier.logits(mirrored), temperature)) / 2, np.float32)
+    return Predictions(faces.names, classifier.contract.labels, hard_targets(faces), probs)
+
+
 def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
-    """Score a classifier on labelled faces; probabilities use the contract's temperature.
+    """Score a classifier on labelled faces, each as it is.
 
     Raises:
         DatasetError: no labels, no faces, or other class names than the classifier's.
     """
-    if faces.class_names != classifier.contract.labels:
-        raise DatasetError(f"the data has classes {faces.class_names}, the model {classifier.contract.labels}")
-    probs = softmax(classifier.logits(crops_of(faces)), classifier.contract.temperature)
-    return classification_report(probs, hard_targets(faces), classifier.contract.labels)
+    return predict(classifier, faces).report()

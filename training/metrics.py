@@ -1,4 +1,4 @@
-"""Figures of a classifier: accuracy, mean class accuracy, macro-F1, calibration error, confusion matrix."""
+"""Figures of a classifier: accuracy and its interval, mean class accuracy, macro-F1, calibration, confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,6 +10,29 @@ from numpy.typing import NDArray
 from fer_app.errors import DatasetError
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+CALIBRATION_BINS = 15
+_Z_95 = 1.959963984540054  # of the standard normal distribution, 97.5 % lie below it
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationBins:
+    """How often predictions are right against how sure they are, in equal bins of confidence from 0 to 1.
+
+    Attributes:
+        counts: int64, (bins,): faces in each.
+        right: int64, (bins,): those of them whose class is right.
+        confidence: float64, (bins,): sum of their largest probabilities.
+    """
+
+    counts: NDArray[np.int64]
+    right: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, eq. 3), a share."""
+        return float(np.abs(self.right - self.confidence).sum() / self.counts.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +60,11 @@ class ClassificationReport:
         return float(np.trace(self.confusion)) / self.n
 
     @property
+    def accuracy_ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(int(np.trace(self.confusion)), self.n)
+
+    @property
     def recall(self) -> NDArray[np.float64]:
         """Per class, (K,): share of its faces that are found; NaN for a class without a face."""
         return _ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
@@ -61,6 +89,17 @@ class ClassificationReport:
         """Mean F1 of the classes that are present or given."""
         return float(np.nanmean(self.f1))
 
+    def summary(self) -> dict[str, object]:
+        """Return the figures of the whole set as JSON has them: shares, not per cent."""
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_ci95": list(self.accuracy_ci95),
+            "mean_class_accuracy": self.mean_class_accuracy,
+            "macro_f1": self.macro_f1,
+            "ece": self.ece,
+            "n": self.n,
+        }
+
     def to_dict(self) -> dict[str, object]:
         """Return the public JSON form: shares, not per cent."""
         per_class = {
@@ -73,18 +112,14 @@ class ClassificationReport:
             for k, label in enumerate(self.labels)
         }
         return {
-            "accuracy": self.accuracy,
-            "mean_class_accuracy": self.mean_class_accuracy,
-            "macro_f1": self.macro_f1,
-            "ece": self.ece,
-            "n": self.n,
+            **self.summary(),
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
 
 
 def classification_report(
-    probs: FloatArray, targets: NDArray[np.int64], labels: tuple[str, ...], *, bins: int = 15
+    probs: FloatArray, targets: NDArray[np.int64], labels: tuple[str, ...]
 ) -> ClassificationReport:
     """Score predictions.
 
@@ -92,7 +127,6 @@ def classification_report(
         probs: (N, K), each row sums to 1.
         targets: (N,), the true class.
         labels: K class names.
-        bins: of the calibration error.
 
     Raises:
         DatasetError: there is nothing to score.
@@ -102,10 +136,36 @@ def classification_report(
     predicted = probs.argmax(axis=1)
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
-    confidence, correct = probs.max(axis=1), (predicted == targets).astype(np.float64)
+    return ClassificationReport(labels, confusion, calibration_bins(probs, targets).ece)
+
+
+def calibration_bins(probs: FloatArray, targets: NDArray[np.int64], bins: int = CALIBRATION_BINS) -> CalibrationBins:
+    """Sort predictions into bins of confidence.
+
+    Args:
+        probs: (N, K), each row sums to 1.
+        targets: (N,), the true class.
+        bins: how many.
+    """
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == targets
     which = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(which, weights=correct, minlength=bins) - np.bincount(which, weights=confidence, minlength=bins)
-    return ClassificationReport(labels, confusion, float(np.abs(gaps).sum() / len(probs)))
+    return CalibrationBins(
+        counts=np.bincount(which, minlength=bins),
+        right=np.bincount(which[right], minlength=bins),
+        confidence=np.bincount(which, weights=confidence, minlength=bins).astype(np.float64),
+    )
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, `right` of `n` (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    Unlike the share +- 1.96 standard errors it stays within 0 and 1, and has a width where all or none are right.
+    """
+    share, spread = right / n, _Z_95**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z_95 / (1 + spread) * float(np.sqrt(share * (1 - share) / n + spread / (4 * n)))
+    # Rounding can leave an end on the wrong side of 0 or 1.
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def best_temperature(logits: FloatArray, targets: NDArray[np.int64]) -> float:

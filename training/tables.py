@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from training.metrics import ClassificationReport
 
 
-def report_lines(report: ClassificationReport) -> list[str]:
+def report_lines(report: ClassificationReport, *, test_time_flip: bool = False) -> list[str]:
     """Return the lines that `fer eval` prints; the first is `accuracy 71.23 (n = 3191)`, in per cent."""
     lines = [
         f"accuracy {100 * report.accuracy:.2f} (n = {report.n})",
         f"mean class accuracy {100 * report.mean_class_accuracy:.2f}",
         f"macro F1 {100 * report.macro_f1:.2f}",
         f"expected calibration error {100 * report.ece:.2f}",
+        *(["test-time flip: on"] if test_time_flip else []),
         "",
         f"{'class':12}{'n':>6}{'recall':>9}{'precision':>11}{'F1':>8}",
     ]
@@ -26,4 +29,18 @@ def report_lines(report: ClassificationReport) -> list[str]:
     lines += [
         f"{label:12}" + "".join(f"{count:>8}" for count in report.confusion[k]) for k, label in enumerate(report.labels)
     ]
+    return lines
+
+
+def group_lines(column: str, groups: Mapping[str, ClassificationReport]) -> list[str]:
+    """Return a table of groups, a line each, in per cent; `95 %` is Wilson's interval of the accuracy."""
+    width = max(len(name) for name in (column, *groups)) + 2
+    header = f"{column:{width}}{'n':>6}{'accuracy':>10}{'95 %':>15}{'mean class':>12}{'macro F1':>10}{'ECE':>7}"
+    lines = [header]
+    for name, report in groups.items():
+        low, high = (100 * end for end in report.accuracy_ci95)
+        lines.append(
+            f"{name:{width}}{report.n:>6}{100 * report.accuracy:>10.1f}{f'{low:.1f} - {high:.1f}':>15}"
+            f"{100 * report.mean_class_accuracy:>12.1f}{100 * report.macro_f1:>10.1f}{100 * report.ece:>7.1f}"
+        )
     return lines

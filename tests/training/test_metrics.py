@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from fer_app.errors import DatasetError
 from fer_app.preprocess import softmax
-from training.metrics import best_temperature, classification_report
-from training.tables import report_lines
+from training.metrics import best_temperature, calibration_bins, classification_report, wilson_interval
+from training.tables import group_lines, report_lines
 
 LABELS = ("a", "b", "c")
 
@@ -79,3 +79,34 @@ def test_first_line_is_the_public_one() -> None:
     report = classification_report(one_hot([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 2]), LABELS)
     assert report_lines(report)[0] == "accuracy 66.67 (n = 6)"
     assert any(line.split() == ["b", "0", "2", "0"] for line in report_lines(report))
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "ends"),
+    [(5, 10, (0.2366, 0.7634)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662))],
+)
+def test_wilson_interval_as_published(right: int, n: int, ends: tuple[float, float]) -> None:
+    """The last is an example of Newcombe (1998, Statistics in Medicine 17, table I)."""
+    assert wilson_interval(right, n) == pytest.approx(ends, abs=6e-5)
+
+
+def test_report_has_the_interval_of_its_accuracy() -> None:
+    report = classification_report(one_hot([0] * 10), np.array([0] * 5 + [1] * 5), LABELS)
+    assert report.to_dict()["accuracy_ci95"] == pytest.approx([0.2366, 0.7634], abs=6e-5)
+
+
+def test_calibration_bins_by_hand() -> None:
+    probs = np.concatenate([one_hot([0, 0, 0], 0.99), one_hot([1], 0.5), one_hot([2], 1.0)])
+    bins = calibration_bins(probs, np.array([0, 0, 1, 1, 2]))
+    assert bins.counts.tolist() == [0] * 7 + [1] + [0] * 6 + [4]
+    assert bins.right.tolist() == [0] * 7 + [1] + [0] * 6 + [3]
+    assert bins.confidence[[7, 14]] == pytest.approx([0.5, 3.97])
+    assert bins.ece == pytest.approx((0.5 + 0.97) / 5)
+
+
+def test_groups_as_a_table() -> None:
+    report = classification_report(one_hot([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 2]), LABELS)
+    lines = group_lines("camera", {"a": report, "a long name": report})
+    assert lines[0].split() == ["camera", "n", "accuracy", "95", "%", "mean", "class", "macro", "F1", "ECE"]
+    assert lines[1].split() == ["a", "6", "66.7", "30.0", "-", "90.3", "55.6", "48.9", "33.3"]
+    assert len({len(line) for line in lines}) == 1
