@@ -16,6 +16,7 @@ from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
+from training.reconstruction import Reconstructions
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
 
@@ -55,6 +56,7 @@ class MaePretraining:
         self.num_samples = len(images)
         self._recipe, self._table, self._images = recipe, table, images
         self._augment = recipe.model.augmentation(table.augment)
+        self._reconstructions = Reconstructions(recipe, table, images)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these pictures from others; they have no names here."""
@@ -87,8 +89,10 @@ class MaePretraining:
         return {}
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the encoder."""
+        """Write the encoder and, every few epochs, pictures of what the network paints."""
         self.write(folder.last, model, counters, figures)
+        assert isinstance(model, MaskedAutoencoder)
+        self._reconstructions.draw(folder.path, model, counters["epochs"])
 
     def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the encoder to `path`."""

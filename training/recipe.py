@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
@@ -138,6 +139,8 @@ class PretrainTable(_StageTable):
 
     `images` are `photos` without labels, the labelled set's `faces`, or both. `photos_from` are the names of the
     folders, given with --data or found in them, whose photos are taken; empty takes all.
+
+    Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
     """
 
     method: Literal["mae"] = "mae"
@@ -149,6 +152,7 @@ class PretrainTable(_StageTable):
     decoder_embed_dim: PositiveInt = 512
     decoder_depth: PositiveInt = 8
     decoder_num_heads: PositiveInt = 16
+    reconstructions_every: Annotated[NonNegativeInt, LATER] = 5
 
 
 class FinetuneTable(_StageTable):
