@@ -91,13 +91,13 @@ class Evaluation:
             DatasetError: there are too few faces for t-SNE.
             MissingExtraError: t-SNE without scikit-learn.
         """
-        title = self._title()
+        title = self._title() + (", test-time flip" if self.options.flip else "")
         if picture == "confusion":
             draw_confusion(self.figures, path, title=f"{title}, n = {self.figures.n}")
         elif picture == "reliability":
-            draw_reliability(self.predictions.calibration(), path, title=f"{title}, n = {self.figures.n}")
+            draw_reliability(self.predictions.calibration(), path, title=title)
         elif picture == "tsne":
-            self._draw_tsne(path, title)
+            self._draw_tsne(path)
         else:
             self._draw_mistakes(path, title)
 
@@ -129,17 +129,16 @@ class Evaluation:
     def _title(self) -> str:
         options = self.options
         rule = f" ({options.votes})" if self.reader.name.startswith("ferplus") else ""
-        flipped = ", test-time flip" if options.flip else ""
-        return f"{options.model.name}, {self.reader.title} {options.split}{rule}{flipped}"
+        return f"{options.model.name}, {self.reader.title} {options.split}{rule}"
 
-    def _draw_tsne(self, path: Path, title: str) -> None:
+    def _draw_tsne(self, path: Path) -> None:
         source = _features_source(self.classifier, self.options.model)
         targets = self.predictions.targets
         rows = stratified_rows(targets, self.options.tsne_limit)
         points = embed(source.features(crops_of(self.faces)[rows]))
         counted = f"{len(rows)} of {len(targets)} faces" if len(rows) < len(targets) else f"{len(rows)} faces"
-        whole = f"{title}\nt-SNE of the features, {counted}, coloured by true class, seed {SEED}"
-        draw_embedding(points, targets[rows], self.predictions.labels, path, title=whole)
+        title = f"{self._title()}\nt-SNE of the features, {counted}, coloured by true class, seed {SEED}"
+        draw_embedding(points, targets[rows], self.predictions.labels, path, title=title)
 
     def _draw_mistakes(self, path: Path, title: str) -> None:
         said = self.predictions

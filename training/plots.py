@@ -46,9 +46,7 @@ def draw_confusion(report: ClassificationReport, path: Path, *, title: str) -> N
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     accuracy, mean_class = 100 * report.accuracy, 100 * report.mean_class_accuracy
-    figure.suptitle(
-        _fitted(f"{title}\naccuracy {accuracy:.2f} %, mean class accuracy {mean_class:.2f} %", size), fontsize=11
-    )
+    _set_title(figure, f"{title}\naccuracy {accuracy:.2f} %, mean class accuracy {mean_class:.2f} %")
     save_figure(figure, path, dpi=110)
 
 
@@ -83,7 +81,8 @@ def draw_reliability(bins: CalibrationBins, path: Path, *, title: str) -> None:
     lower.set(xlabel="confidence: the largest probability", ylabel="faces", ylim=(0, 1.15 * counts.max()))
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_fitted(f"{title}\nexpected calibration error {100 * bins.ece:.2f} %", 6.6), fontsize=11)
+    figures = f"n = {bins.counts.sum()}, expected calibration error {100 * bins.ece:.2f} %"
+    _set_title(figure, f"{title}\n{figures}")
     save_figure(figure, path, dpi=110)
 
 
@@ -123,7 +122,7 @@ def draw_embedding(
     axes.set_yticks([])
     axes.spines[:].set_color("#BBBBBB")
     axes.set_aspect("equal")
-    figure.suptitle(_fitted(title, 9.4), fontsize=11)
+    _set_title(figure, title)
     save_figure(figure, path, dpi=110)
 
 
@@ -165,7 +164,7 @@ def draw_faces(crops: NDArray[np.uint8], captions: list[tuple[str, str]], path: 
         plain = above.encode("ascii", "replace").decode()
         axes.set_title(plain, fontsize=7.5, color="#5A5A5A", pad=2, parse_math=False)
         axes.set_xlabel(below, fontsize=10, labelpad=3, parse_math=False)
-    figure.suptitle(_fitted(title, 1.75 * columns), fontsize=12)
+    _set_title(figure, title)
     save_figure(figure, path, dpi=90)
 
 
@@ -181,14 +180,14 @@ def draw_picture_rows(rows: Mapping[str, NDArray[np.uint8]], path: Path, *, titl
         InputError: the picture cannot be written.
     """
     columns = max(len(pictures) for pictures in rows.values())
-    width = 1.3 * columns + 0.4
-    figure = Figure(figsize=(width, 1.3 * len(rows) + 0.5), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
+    size = 1.3 * columns + 0.4, 1.3 * len(rows) + 0.5
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, pictures) in zip(grid, rows.items(), strict=True):
         line[0].set_ylabel(name, fontsize=11)
         for axes, picture in zip(line, pictures, strict=True):
             _show(axes, picture)
-    figure.suptitle(_fitted(title, width), fontsize=11)
+    _set_title(figure, title)
     save_figure(figure, path, dpi=100)
 
 
@@ -215,6 +214,8 @@ def save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
         raise InputError(f"cannot write {path}: {error}") from error
 
 
-def _fitted(title: str, width_in: float) -> str:
-    """Break the lines of a title that are longer than the figure is wide."""
-    return "\n".join(textwrap.fill(line, int(12 * width_in)) for line in title.splitlines())
+def _set_title(figure: Figure, title: str) -> None:
+    """Put a title above a figure, in lines that are no longer than it is wide."""
+    letters = int(12 * figure.get_figwidth())
+    lines = [textwrap.fill(line, letters) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
