@@ -305,11 +305,15 @@ def test_killed_and_interrupted_runs_go_on_where_they_stopped(tmp_path, astronau
     killed = start(*arguments)
     wait_for_shard(out, killed, 2)
     killed.kill()
-    killed.communicate()
+    killed.wait()  # not for the end of its stderr, which workers hold too
     end = time.monotonic() + 20
-    while group_is_alive(killed.pid):
-        assert time.monotonic() < end, "workers outlive their parent"
+    while group_is_alive(killed.pid) and time.monotonic() < end:
         time.sleep(0.05)
+    outlived = group_is_alive(killed.pid)
+    if outlived:
+        os.killpg(killed.pid, signal.SIGKILL)
+    killed.stderr.close()
+    assert not outlived, "workers outlive their parent"
     assert not (out / "prepared.json").exists()
     with pytest.raises(DatasetError, match="run it again with --resume"):
         locate([out])
