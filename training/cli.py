@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from training.distributed import Processes
     from training.eval_report import Evaluation
 
 DataOption = Annotated[
@@ -31,6 +32,17 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard, which must be installed.")
     ] = False,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices", metavar="N|auto", help="Processes on this machine, a GPU each; auto: all GPUs  [default: 1]"
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Machines, if torchrun does not start the run  [default: 1]")
+    ] = None,
+    strategy: Annotated[str, typer.Option("--strategy", help="auto, ddp or fsdp.")] = "auto",
+    accelerator: Annotated[str, typer.Option("--accelerator", help="auto, cpu or cuda.")] = "auto",
     show: Annotated[bool, typer.Option("--list", help="Show the bundled recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe: pre-train, then fine-tune."""
@@ -51,20 +63,48 @@ def train(
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     from training.data.locate import locate
+    from training.distributed import launch
+    from training.ending import together
     from training.interruption import RunInterruptedError
     from training.report import Report
     from training.stages import run_recipe
 
-    report = Report(sys.stderr)
+    wanted = _processes(devices, nodes, strategy, accelerator)
     folder = run_dir or Path("runs") / parsed.name
+    sources = locate(data)
+    fabric = launch(parsed.precision, wanted)
+    report = Report(sys.stderr if fabric.is_global_zero else None)
     try:
-        checkpoint = run_recipe(parsed, locate(data), folder, report, resume=resume, tensorboard=tensorboard)
+        with together(fabric):
+            checkpoint = run_recipe(
+                parsed, sources, folder, report, resume=resume, tensorboard=tensorboard, fabric=fabric
+            )
     except RunInterruptedError as interruption:
         report.line(f"fer: {interruption}")
         raise typer.Exit(interruption.exit_status) from interruption
+    if not fabric.is_global_zero:
+        return
     typer.echo(str(checkpoint))
     if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
         report.line(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
+
+
+def _processes(devices: str | None, nodes: int | None, strategy: str, accelerator: str) -> Processes:
+    """Read the options that say which processes to start."""
+    from training.distributed import Processes, is_accelerator, is_strategy
+
+    if not is_strategy(strategy):
+        raise typer.BadParameter(f"{strategy!r} is none of auto, ddp, fsdp", param_hint="--strategy")
+    if not is_accelerator(accelerator):
+        raise typer.BadParameter(f"{accelerator!r} is none of auto, cpu, cuda", param_hint="--accelerator")
+    number: int | Literal["auto"] | None = None
+    if devices == "auto":
+        number = "auto"
+    elif devices is not None:
+        if not (devices.isdecimal() and int(devices) > 0):
+            raise typer.BadParameter(f"{devices!r} is neither a number of processes nor auto", param_hint="--devices")
+        number = int(devices)
+    return Processes(devices=number, nodes=nodes, strategy=strategy, accelerator=accelerator)
 
 
 def evaluate(

@@ -6,6 +6,7 @@ One pass reads top to bottom: order, learning rate, loss, step, average, log, sa
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.fsdp import FSDPStrategy
 from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from models.conv_stem import ConvStem
 from models.vit import Blocks
+from training.distributed import World
+from training.fsdp import ShardedWeights, is_sharded
 from training.interruption import RunInterruptedError, StopSignals
 from training.objective import Objective
-from training.progress_state import Progress, ProgressState
+from training.progress_state import PlainWeights, Progress, ProgressState
 from training.report import Report
 from training.run_folder import RunFolder
 from training.running_means import RunningMeans
-from training.sampling import Epoch, Share
+from training.sampling import Epoch
 from training.schedule import warmup_cosine
 
 LOG_EVERY_STEPS = 20
@@ -38,7 +42,7 @@ class LoopSettings:
 
     Attributes:
         epochs: passes over the samples.
-        batch_size: samples of one forward and backward pass.
+        batch_size: samples of one forward and backward pass, of one process.
         accumulate: passes whose gradients make one step; the last, smaller step of an epoch is left out.
         lr: peak learning rate.
         min_lr: learning rate at the end of the cosine.
@@ -120,21 +124,26 @@ def fit(
         CheckpointError: a state that cannot be read or written.
         RunInterruptedError: SIGTERM or SIGINT arrived; the state is saved.
     """
+    world = World(fabric)
+    report = report if world.rank == 0 else Report(None)
     prepare_model(objective.model, settings, fabric.device)
-    model, optimizer = fabric.setup(objective.model, make_optimizer(objective.param_groups(), settings))
+    whole = copy.deepcopy(objective.model) if isinstance(fabric.strategy, FSDPStrategy) else objective.model
+    plain = make_optimizer(objective.param_groups(), settings)
+    model, optimizer = fabric.setup(objective.model, plain)
     mark_forward_methods(model, objective)
-    ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
-    state = ProgressState(objective, optimizer, ema, folder)
+    weights = ShardedWeights(whole, model, plain) if is_sharded(model) else PlainWeights(objective.model, plain)
+    averages = settings.ema_decay is not None and world.rank == 0
+    ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if averages else None
+    state = ProgressState(objective, weights, ema, folder, world)
     if resume and state.restore():
         report.line(f"resumed at epoch {state.progress.epoch}, step {state.progress.step}")
     progress, means = state.progress, state.means
-    folder.forget_after(progress.total_steps, progress.epoch)
+    world.first(folder.forget_after, progress.total_steps, progress.epoch)
 
-    share = Share(fabric.global_rank, fabric.world_size)
     saved = started = time.monotonic()
     with StopSignals() as stop:
         for epoch in range(progress.epoch, settings.epochs):
-            batches = objective.start_epoch(epoch, settings.samples_a_step, share)
+            batches = objective.start_epoch(epoch, settings.samples_a_step, world.share)
             model.train()
             steps = _steps(objective, settings, model, optimizer, fabric, batches, epoch, progress.step)
             for step, samples, losses in steps:
@@ -143,29 +152,42 @@ def fit(
                     ema.update(objective.model, step=progress.total_steps)
                 now = time.monotonic()
                 progress.seconds, started = progress.seconds + now - started, now
-                means.add(losses, samples, progress.seconds)
+                means.add(world.mean(losses), samples * world.size, progress.seconds)
                 if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
                     state.check_finite()
                     row = means.take()
                     lr = optimizer.param_groups[-1]["lr"]
-                    folder.log({"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
+                    world.first(folder.log, {"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
                     report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
-                received = stop.received
-                if received is not None or now - saved > 60 * settings.checkpoint_minutes:
+                # A signal may reach any process, and clocks differ: all have to do the same.
+                is_due = world.rank == 0 and now - saved > 60 * settings.checkpoint_minutes
+                received, due = world.highest(stop.received or 0, is_due)
+                if received or due:
                     state.save()
                     saved = time.monotonic()
-                if received is not None:
+                if received:
                     raise RunInterruptedError(received, epoch, progress.step)
             progress.epoch, progress.step = epoch + 1, 0
-            progress.figures = objective.evaluate(state.averaged)
-            folder.log({"step": progress.total_steps, "epoch": progress.epoch, **progress.figures})
-            objective.save(folder, state.averaged, progress.counters(), progress.figures)
+            _finish_epoch(objective, state, folder, world)
             state.save()
             saved = time.monotonic()
             report.line(_epoch_line(progress, settings, means))
-            if stop.received is not None:
-                raise RunInterruptedError(stop.received, progress.epoch, 0)
+            if received := world.highest(stop.received or 0)[0]:
+                raise RunInterruptedError(received, progress.epoch, 0)
     return progress
+
+
+def _finish_epoch(objective: Objective, state: ProgressState, folder: RunFolder, world: World) -> None:
+    """Score the network and write the stage's checkpoints, in the first process."""
+    progress, network = state.progress, state.averaged()
+
+    def score() -> dict[str, float]:
+        figures = objective.evaluate(network)
+        folder.log({"step": progress.total_steps, "epoch": progress.epoch, **figures})
+        objective.save(folder, network, progress.counters(), figures)
+        return figures
+
+    progress.figures = world.first(score)
 
 
 def _steps(
@@ -189,8 +211,7 @@ def _steps(
         )
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        rng = np.random.default_rng([settings.seed, epoch, step])
-        torch.manual_seed(int(rng.integers(2**63)))  # stochastic depth, masking
+        rng = step_draws(objective, [settings.seed, epoch, step], len(samples), fabric.global_rank)
         terms: dict[str, Tensor] = {}
         parts = [samples[i : i + settings.batch_size] for i in range(0, len(samples), settings.batch_size)]
         for i, part in enumerate(parts):
@@ -202,11 +223,38 @@ def _steps(
                 fabric.backward(losses["loss"] * weight if len(parts) > 1 else losses["loss"])
             for name, term in losses.items():
                 terms[name] = terms[name] + term.detach() * weight if name in terms else term.detach() * weight
-        if settings.clip_grad is not None:
+        if settings.clip_grad is not None and is_sharded(model):
+            fabric.clip_gradients(model, optimizer, max_norm=settings.clip_grad, error_if_nonfinite=False)
+        elif settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield step, len(samples), terms
+
+
+def step_draws(objective: Objective, key: list[int], samples: int, rank: int) -> np.random.Generator:
+    """Return what a process's pass draws from, and seed torch's generator for the draws inside the network.
+
+    Where every sample has its own draws, each process takes up those of its share, so that a step of several
+    processes is one of a single process with all their samples. Else processes draw apart.
+
+    Args:
+        objective: says how it draws.
+        key: seed, epoch and step.
+        samples: of this process's step.
+        rank: the process.
+    """
+    rng = np.random.default_rng(key)
+    seed = rng.integers(2**63)
+    if rank > 0:
+        own = np.random.default_rng([*key, rank])
+        seed = own.integers(2**63)
+        if objective.draws_a_sample:
+            rng.random((rank * samples, objective.draws_a_sample), dtype=np.float32)  # those of the shares before
+        else:
+            rng = own
+    torch.manual_seed(int(seed))  # stochastic depth
+    return rng
 
 
 def _epoch_line(progress: Progress, settings: LoopSettings, means: RunningMeans) -> str:

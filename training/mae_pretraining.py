@@ -76,12 +76,13 @@ class MaePretraining:
         """Return `loss`: mean squared error over the masked patches."""
         device = next(model.parameters()).device
         images = self._augment(self._images[samples].to(device), self._draws[samples, 0].to(device))
-        noise = torch.from_numpy(rng.random((len(samples), self._num_patches), dtype=np.float32)).to(device)
+        noise = torch.from_numpy(rng.random((len(samples), self.draws_a_sample), dtype=np.float32)).to(device)
         loss, _, _ = model(images, noise)
         return {"loss": loss.float()}
 
     @property
-    def _num_patches(self) -> int:
+    def draws_a_sample(self) -> int:
+        """One number a patch."""
         return (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002 - the protocol's signature

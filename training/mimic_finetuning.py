@@ -17,6 +17,7 @@ from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, read_info, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
+from training.distributed import gather
 from training.evaluation import TorchClassifier, crops_of, hard_targets
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
@@ -34,6 +35,7 @@ class MimicFinetuning:
     """Two augmented views of every face, mixed, through cross-entropy and a contrastive loss."""
 
     forward_methods: tuple[str, ...] = ("forward_train",)
+    draws_a_sample = 0
 
     def __init__(
         self,
@@ -96,8 +98,16 @@ class MimicFinetuning:
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
-        table = self._table
-        return param_groups(self.model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay)
+        table, model = self._table, self.model
+        # What the loss does not reach stays in its group, as states of older runs hold it, but is frozen: several
+        # processes would wait for its gradient.
+        idle = [] if table.loss != "ce" else list(model.get_submodule("projection").parameters())
+        for parameter in idle:
+            parameter.requires_grad_(True)
+        groups = param_groups(model, lr=table.lr, weight_decay=table.weight_decay, layer_decay=table.layer_decay)
+        for parameter in idle:
+            parameter.requires_grad_(False)
+        return groups
 
     def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
         """Draw the epoch's order, augmentations and, in probability mode, each face's class."""
@@ -127,6 +137,8 @@ class MimicFinetuning:
         logits, z = model.forward_train(images)  # type: ignore[operator]
         targets = targets.repeat(self.views, 1)
         terms = {"ce": self._cross_entropy(logits.float(), targets)}
+        if self._table.contrastive_gather and self._table.loss != "ce":
+            z, targets = gather(z, targets)
         if self._table.loss == "mscl":
             terms["contrastive"] = self._mscl(z, targets)
         elif self._table.loss == "scl":

@@ -20,11 +20,16 @@ class Objective(Protocol):
         num_samples: how many samples there are.
         views: pictures a sample.
         forward_methods: the model's methods beside `forward` that `losses` calls.
+        draws_a_sample: float32 numbers that `losses` takes from its generator for each sample, one sample after the
+            other; 0 where its draws are for the whole pass.
     """
 
     model: nn.Module
     num_samples: int
     forward_methods: tuple[str, ...]
+
+    @property
+    def draws_a_sample(self) -> int: ...  # noqa: D102 - described above
 
     @property
     def views(self) -> int: ...  # noqa: D102 - described above

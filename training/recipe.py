@@ -162,7 +162,7 @@ class FinetuneTable(_StageTable):
     with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
     class that is trained on, always the same faces. `balanced` shows every class as often as the largest, or until
     `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A face's class is its
-    largest target.
+    largest target. With `contrastive_gather`, faces are contrasted with those of all processes.
     """
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
@@ -182,6 +182,7 @@ class FinetuneTable(_StageTable):
     contrastive_temperature: PositiveFloat = 0.07
     contrastive_threshold: float = Field(0.5, ge=0.0, le=1.0)
     contrastive_anchor: Literal["dominant", "soft"] = "dominant"
+    contrastive_gather: Annotated[bool, LATER] = False
     mixup_alpha: float = Field(2.0, ge=0.0)
     cutmix_alpha: float = Field(2.0, ge=0.0)
     mix_prob: float = Field(1.0, ge=0.0, le=1.0)

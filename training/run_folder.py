@@ -28,12 +28,13 @@ from training.board import Board
 class RunFolder:
     """Reads and writes one stage's folder; every file but the metrics is replaced atomically."""
 
-    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False, make: bool = True) -> None:
         """Make the folder.
 
         Args:
             path: where.
             tensorboard: whether rows also go to the folder `tensorboard` in it, once `forget_after` was called.
+            make: off where another process makes it, and writes to it.
 
         Raises:
             CheckpointError: it cannot be made or written to; said before any work is done.
@@ -41,6 +42,8 @@ class RunFolder:
         self.path = path
         self._tensorboard = tensorboard
         self._board: Board | None = None
+        if not make:
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._replace("writable", b"")

@@ -12,16 +12,16 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from fer_app.errors import ConfigError
+from training.distributed import World
 from training.loop import LoopSettings, make_optimizer, mark_forward_methods, prepare_model
 from training.memory import peak_bytes, reset_peak
 from training.objective import Objective
-from training.sampling import Share
 
 _STEPS = 4
 
 
 class Speed(NamedTuple):
-    """What the probe found: samples/s, and the peak of `training.memory` where it is known."""
+    """What the probe found: samples/s of all processes, and this one's peak of `training.memory` where it is known."""
 
     samples_per_s: float
     peak_bytes: int | None
@@ -33,9 +33,10 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
     Raises:
         ConfigError: torch cannot compile on this machine.
     """
+    world = World(fabric)
+    groups = objective.param_groups()
     model = copy.deepcopy(objective.model)
     prepare_model(model, settings, fabric.device)
-    groups = objective.param_groups()
     twins = dict(zip(objective.model.parameters(), model.parameters(), strict=True))
     for group in groups:
         group["params"] = [twins[parameter] for parameter in group["params"]]
@@ -43,7 +44,7 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
     mark_forward_methods(wrapped, objective)
     wrapped.train()
     started, done = 0.0, 0
-    epoch = objective.start_epoch(0, settings.batch_size, Share(fabric.global_rank, fabric.world_size))
+    epoch = objective.start_epoch(0, settings.batch_size, world.share)
     batches = chain.from_iterable(epoch.starting_at(0) for _ in repeat(None))  # as often as it takes
     reset_peak(fabric.device)
     for i, batch in enumerate(islice(batches, _STEPS)):
@@ -62,7 +63,7 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
             started = _time_when_done(losses)
         else:
             done += len(batch)
-    return Speed(done / (_time_when_done(losses) - started), peak_bytes(fabric.device))
+    return Speed(world.total(done / (_time_when_done(losses) - started)), peak_bytes(fabric.device))
 
 
 def _time_when_done(losses: dict[str, Tensor]) -> float:

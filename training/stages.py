@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.fsdp import FSDPStrategy
 from torch import Tensor
 
 from fer_app.atomic_file import replacing
@@ -20,6 +22,8 @@ from training.data.image_set import ImageSet
 from training.data.locate import DataSources
 from training.data.prepared import crop_note
 from training.disk_space import need_disk_space
+from training.distributed import World, launch
+from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
 from training.loop import LoopSettings, fit
 from training.mae_pretraining import MaePretraining
@@ -30,7 +34,6 @@ from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
-from training.sampling import Share
 from training.speed_probe import measure_speed
 
 
@@ -43,6 +46,7 @@ def run_recipe(
     resume: bool = False,
     tensorboard: bool = False,
     encoder: Path | None = None,
+    fabric: Fabric | None = None,
 ) -> Path:
     """Run all stages; returns the checkpoint that the last one made (the best, where it selects).
 
@@ -54,6 +58,7 @@ def run_recipe(
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
         tensorboard: also write TensorBoard's files, to the folder `tensorboard` of each stage.
         encoder: the checkpoint that `init = "recipe:NAME"` stands for, which `training.sweep` knows.
+        fabric: of `training.distributed.launch`; None for one process on the best device.
 
     Raises:
         CheckpointError: the folder holds a run and `resume` is off, holds none or another recipe's and `resume` is on,
@@ -65,53 +70,79 @@ def run_recipe(
     keep_freed_memory()
     if tensorboard:
         need_tensorboard()
+    fabric = fabric or launch(recipe.precision)
+    world = World(fabric)
+    report = report if world.rank == 0 else Report(None)
     _need_sources(recipe, data, report)
-    if resume and not (run_dir / "recipe.json").is_file():
-        raise CheckpointError(f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume")
-    run = RunFolder(run_dir)
-    with locked(run_dir):
-        _refuse_another_run(recipe, run_dir, resume)
-        return _run_stages(recipe, data, run, report, resume=resume, tensorboard=tensorboard, encoder=encoder)
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            if resume and not (run_dir / "recipe.json").is_file():
+                raise CheckpointError(
+                    f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume"
+                )
+            RunFolder(run_dir)
+            held.enter_context(locked(run_dir))
+            _refuse_another_run(recipe, run_dir, resume)
+
+        world.first(claim)
+        return _run_stages(
+            recipe, data, run_dir, report, fabric, resume=resume, tensorboard=tensorboard, encoder=encoder
+        )
 
 
 def _run_stages(
     recipe: Recipe,
     data: DataSources,
-    run: RunFolder,
+    run_dir: Path,
     report: Report,
+    fabric: Fabric,
     *,
     resume: bool,
     tensorboard: bool,
     encoder: Path | None,
 ) -> Path:
     """Run what is not done yet, in a folder that is ours."""
-    run_dir = run.path
-    fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
+    world, run = World(fabric), RunFolder(run_dir, make=False)
     for note in recipe.notes():
         report.line(note)
     start = _initial_encoder(recipe, report, encoder)
     made = run_dir
     for stage in recipe.stages:
-        folder = RunFolder(run_dir / stage, tensorboard=tensorboard)
-        if folder.summary() is None:
-            objective, settings = _prepare(stage, recipe, data, start, fabric.world_size)
-            needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
-            report.line(f"{stage}: up to {needed / 1e9:.2f} GB on the disk of {folder.path}")
+        world.first(_make, run_dir / stage)
+        folder = RunFolder(run_dir / stage, tensorboard=tensorboard, make=False)
+        if world.first(folder.summary) is None:
+            objective, settings = _prepare(stage, recipe, data, start, fabric)
+            world.first(_need_room, stage, folder, objective, settings, report)
             _announce(stage, recipe, objective, settings, fabric, report)
-            _claim(recipe, run_dir)
-            if (stopped := run.take_unfinished()) is not None:
-                report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
+            world.first(_begin, recipe, run, report)
             try:
                 progress = fit(objective, settings, folder, fabric, report, resume=resume)
             except RunInterruptedError as interruption:
-                run.mark_unfinished({"stage": stage, **interruption.marker()})
+                world.first(run.mark_unfinished, {"stage": stage, **interruption.marker()})
                 raise
-            folder.finish({"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures})
+            summary = {"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures}
+            world.first(folder.finish, summary)
         else:
             report.line(f"{stage}: already done in {folder.path}")
         made = folder.best if folder.best.is_file() else folder.last
         start = _encoder_weights(made)
     return made
+
+
+def _make(path: Path) -> None:
+    RunFolder(path)
+
+
+def _need_room(stage: Stage, folder: RunFolder, objective: Objective, settings: LoopSettings, report: Report) -> None:
+    needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
+    report.line(f"{stage}: up to {needed / 1e9:.2f} GB on the disk of {folder.path}")
+
+
+def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
+    _claim(recipe, run.path)
+    if (stopped := run.take_unfinished()) is not None:
+        report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
 
 
 def _refuse_another_run(recipe: Recipe, run_dir: Path, resume: bool) -> None:
@@ -186,7 +217,7 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _prepare(
-    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None, world_size: int
+    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None, fabric: Fabric
 ) -> tuple[Objective, LoopSettings]:
     """Read the stage's data and build what it trains."""
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -211,7 +242,7 @@ def _prepare(
         epochs=table.epochs,
         batch_size=table.batch_size,
         accumulate=table.accumulate,
-        lr=table.lr * world_size,
+        lr=table.lr * fabric.world_size,
         min_lr=table.min_lr,
         warmup_epochs=table.warmup_epochs,
         optimizer=table.optimizer,
@@ -224,6 +255,14 @@ def _prepare(
         compile=recipe.compile,
         checkpoint_activations=recipe.checkpoint_activations,
     )
+    if objective.num_samples < fabric.world_size:
+        raise ConfigError(f"{objective.num_samples} pictures are too few for {fabric.world_size} processes")
+    if isinstance(fabric.strategy, FSDPStrategy):
+        need_plain_run(
+            ema=settings.ema_decay is not None,
+            compiles=settings.compile,
+            checkpoints_activations=settings.checkpoint_activations,
+        )
     return objective, settings
 
 
@@ -264,22 +303,24 @@ def _announce(
 ) -> None:
     """Say what is about to run and how long it will take."""
     parameters = sum(p.numel() for p in objective.model.parameters())
-    batch = min(settings.samples_a_step, objective.num_samples)
-    steps = len(objective.start_epoch(0, settings.samples_a_step, Share(fabric.global_rank, fabric.world_size)))
+    world = World(fabric)
+    whole = settings.samples_a_step * world.size
+    batch = min(whole, objective.num_samples) // world.size * world.size
+    steps = len(objective.start_epoch(0, settings.samples_a_step, world.share))
     rate, peak = measure_speed(objective, settings, fabric)
     whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
     memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""
+    where = f"{world.size} x {fabric.device.type}" if world.size > 1 else str(fabric.device)
     hours = settings.epochs * steps * batch / rate / 3600
     views = f" of {objective.views} views" if objective.views > 1 else ""
     report.line(
-        f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {fabric.device} ({settings.precision}), "
+        f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {where} ({settings.precision}), "
         f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
         f"{rate:.0f} images/s, about {hours:.2f} h{memory}"
     )
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
     assert table is not None
-    whole = settings.samples_a_step * fabric.world_size
     report.line(
-        f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {fabric.world_size} = "
+        f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {world.size} = "
         f"{whole} images a step; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
     )

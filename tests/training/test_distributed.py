@@ -1,0 +1,281 @@
+"""Two processes: what they compute is what one does, and they end together. `two_processes.py` is what they run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from typer import Typer
+from typer.testing import CliRunner
+
+from fer_app.errors import CheckpointError, ConfigError, ProviderUnavailableError
+from tests.training.two_processes import CASES, codes_and_targets, objective, train
+from training.checkpoint import load_checkpoint
+from training.cli import train as train_command
+from training.distributed import Processes, World, gather, launch
+from training.fsdp import need_plain_run
+from training.loop import step_draws
+from training.losses.mscl_loss import MsclLoss
+
+TIMEOUT_S = 240  # on a machine that does much else; they take seconds
+
+
+def start(repository: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=repository,
+        env=environment,
+        timeout=TIMEOUT_S,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1, precision="32-true")
+
+
+@pytest.fixture(scope="module")
+def pair(mini_ferplus: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that two processes have written their cases to."""
+    folder = tmp_path_factory.mktemp("pair")
+    ended = start(repository, "tests.training.two_processes", "equalities", str(mini_ferplus), str(folder))
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(mini_ferplus: Path, tmp_path_factory: pytest.TempPathFactory, fabric: Fabric) -> dict[str, dict[str, Tensor]]:
+    """The weights of each case after one process had all samples, and `start`, those before."""
+    folder = tmp_path_factory.mktemp("alone")
+    states = {}
+    for case in ("mae", "ce", "mscl, gathered"):
+        target = objective(case, mini_ferplus)
+        states[f"{case}, start"] = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
+        states[case] = train(target, folder / case, fabric)
+    return states
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return (
+        float(sum((a[name] - tensor).square().sum() for name, tensor in b.items() if tensor.is_floating_point())) ** 0.5
+    )
+
+
+@pytest.mark.parametrize("case", [*CASES, "passes", "whole"])
+def test_processes_end_with_the_same_weights(pair: Path, case: str) -> None:
+    ours, theirs = (torch.load(pair / f"{case}-{rank}.pt") for rank in (0, 1))
+    for name, tensor in ours.items():
+        if "running_" not in name:  # every process's batch norm has seen other pictures; the first one's is kept
+            assert torch.equal(theirs[name], tensor), name
+
+
+@pytest.mark.parametrize(("case", "theirs"), [("mae", "mae"), ("ce", "ce"), ("mscl, gathered",) * 2, ("mae", "passes")])
+def test_two_processes_take_the_steps_of_one(
+    pair: Path, alone: dict[str, dict[str, Tensor]], case: str, theirs: str
+) -> None:
+    state = torch.load(pair / f"{theirs}-0.pt")
+    assert distance(alone[case], state) < 5e-3 * distance(alone[case], alone[f"{case}, start"])
+
+
+def test_processes_contrast_their_own_faces_unless_told(pair: Path, alone: dict[str, dict[str, Tensor]]) -> None:
+    state, case = torch.load(pair / "mscl, apart-0.pt"), "mscl, gathered"
+    assert distance(alone[case], state) > 0.1 * distance(alone[case], alone[f"{case}, start"])
+
+
+@pytest.mark.parametrize("case", ["mae", "ce", "mscl, gathered"])
+def test_logged_terms_are_those_of_all_processes(
+    pair: Path, mini_ferplus: Path, tmp_path: Path, fabric: Fabric, case: str
+) -> None:
+    train(objective(case, mini_ferplus), tmp_path, fabric, epochs=1)
+    for ours, theirs in zip(rows(tmp_path), rows(pair / case), strict=False):
+        for name in ("loss", "ce", "contrastive"):
+            if name in ours:
+                assert theirs[name] == pytest.approx(ours[name], rel=1e-4)
+
+
+def test_gathered_loss_and_its_gradient_are_those_of_all_codes(pair: Path) -> None:
+    codes, targets = codes_and_targets()
+    weight = torch.eye(codes.shape[1], requires_grad=True)
+    loss = MsclLoss()(nn.functional.normalize(codes @ weight, dim=1), targets)
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.norm() > 0.1
+    for rank in (0, 1):
+        value, gradient = torch.load(pair / f"loss-{rank}.pt")
+        torch.testing.assert_close(value, loss.detach())
+        torch.testing.assert_close(gradient, weight.grad)
+
+
+def test_one_process_gathers_nothing() -> None:
+    z, targets = codes_and_targets()
+    assert gather(z, targets) == (z, targets)
+
+
+def test_the_first_process_writes_and_everything_once(pair: Path) -> None:
+    steps = [row["step"] for row in rows(pair / "ce")]
+    assert steps == [2, 2, 4, 4]  # an epoch of two steps: its row, and its figures
+    assert load_checkpoint(pair / "ce" / "last.safetensors")[1].counters["steps"] == 4
+    assert list(pair.rglob(".fer-*.tmp")) == []
+
+
+def test_a_killed_pair_resumes_bit_identical(pair: Path) -> None:
+    """With mixing, stochastic depth, batch norm and a moving average."""
+    assert rows(pair / "killed") == rows(pair / "whole")
+    for name in ("last", "best"):
+        (a, _), (b, _) = (load_checkpoint(pair / which / f"{name}.safetensors") for which in ("killed", "whole"))
+        assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_a_process_that_diverges_stops_both(pair: Path) -> None:
+    told = [(pair / f"diverged-{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0].startswith("DivergedError('the loss is not finite from step 1 on")
+    assert told[1] == "SystemExit(1)"
+    assert rows(pair / "diverged")[-1]["diverged"]["loss"] == "nan"
+    assert (pair / "diverged" / "diverged.safetensors").is_file()
+    assert not (pair / "diverged" / "state.pt").exists()
+
+
+def test_another_number_of_processes_does_not_resume(pair: Path, mini_ferplus: Path, fabric: Fabric) -> None:
+    with pytest.raises(CheckpointError, match=r"is of 2 processes, this run has 1 .* resume with 2 \(--devices"):
+        train(objective("ce", mini_ferplus), pair / "ce", fabric, resume=True)
+
+
+def assert_gone(folder: Path) -> None:
+    """See that both processes have ended, or do so soon."""
+    for path in folder.glob("pid-*"):
+        until = time.monotonic() + 60
+        while Path(f"/proc/{path.read_text()}").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{path.read_text()}").exists()
+
+
+def test_an_error_in_one_process_ends_both_and_is_told_once(
+    mini_ferplus: Path, tmp_path: Path, repository: Path
+) -> None:
+    """While the first one waits for the second one's gradients."""
+    ended = start(repository, "tests.training.two_processes", "fail", str(mini_ferplus), str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr == "fer: error: the second process cannot read\n"
+    assert_gone(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other(mini_ferplus: Path, tmp_path: Path, repository: Path) -> None:
+    ended = start(repository, "tests.training.two_processes", "kill", str(mini_ferplus), str(tmp_path))
+    assert ended.returncode in (1, -9)  # Fabric's launcher may be quicker to end the first process
+    assert "fer: error: another process of the run has ended or cannot be reached" in ended.stderr
+    assert_gone(tmp_path)
+
+
+@pytest.mark.slow
+def test_torchrun(mini_ferplus: Path, tmp_path: Path, repository: Path) -> None:
+    """The whole command: both stages, then the numbers of processes that it refuses."""
+    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python", sys.executable, "-c")
+    fer = "from fer_app.cli import main; main()"
+    arguments = ("train", "debug", "--data", str(mini_ferplus), "--run-dir", str(tmp_path / "run"))
+    ended = start(repository, *torchrun, fer, *arguments, "--accelerator", "cpu")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == str(tmp_path / "run" / "finetune" / "best.safetensors")
+    assert "batch_size 16 x accumulate 1 x processes 2 = 32 images a step; learning rate 0.00375 " in ended.stderr
+    assert ended.stderr.count("next: fer eval") == 1
+    ended = start(repository, *torchrun, fer, *arguments, "--accelerator", "cpu", "--devices", "3")
+    assert ended.returncode == 1
+    assert "torchrun started 2 processes, 2 of them here, and --devices and --nodes say 3 on each of 1" in ended.stderr
+
+
+class Drawing:
+    draws_a_sample = 0
+
+
+def test_draws_of_processes_differ_or_follow_each_other() -> None:
+    drawing: Any = Drawing()
+    apart, seeds = [], []
+    for rank in (0, 1, 2):
+        apart.append(step_draws(drawing, [0, 1, 2], 4, rank).random())
+        seeds.append(torch.initial_seed())
+    assert len(set(apart)) == len(set(seeds)) == 3
+    drawing.draws_a_sample = 5
+    whole = step_draws(drawing, [0, 1, 2], 12, 0).random((12, 5), dtype=np.float32)
+    parts = [step_draws(drawing, [0, 1, 2], 4, rank).random((4, 5), dtype=np.float32) for rank in (0, 1, 2)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_one_process_draws_as_it_always_did() -> None:
+    drawing: Any = Drawing()
+    ours = step_draws(drawing, [3, 1, 2], 4, 0)
+    theirs = np.random.default_rng([3, 1, 2])
+    assert torch.initial_seed() == int(theirs.integers(2**63))
+    assert ours.random() == theirs.random()
+
+
+def test_a_single_process_asks_nobody(fabric: Fabric) -> None:
+    world = World(fabric)
+    assert (world.rank, world.size) == (0, 1)
+    assert world.first(lambda: 3) == 3
+    assert world.highest(1, False) == (1, False)
+    assert world.total(2.5) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"strategy": "fsdp"}, "--strategy fsdp needs NVIDIA GPUs, and torch finds none here: use --strategy ddp"),
+        ({"accelerator": "cuda"}, "--accelerator cuda: torch finds no NVIDIA GPU here; use cpu or auto"),
+        ({"nodes": 2}, "--nodes 2: the machines cannot find each other without MASTER_ADDR, MASTER_PORT, NODE_RANK"),
+    ],
+)
+def test_what_cannot_start_is_told_first(monkeypatch: pytest.MonkeyPatch, options: Any, said: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises((ConfigError, ProviderUnavailableError)) as caught:
+        launch("fp32", Processes(**options))
+    assert str(caught.value).startswith(said)
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ProviderUnavailableError, match="--devices 8: torch finds 2 GPUs here"):
+        launch("fp32", Processes(devices=8))
+    with pytest.raises(ProviderUnavailableError, match="--strategy fsdp needs NVIDIA GPUs, and --accelerator is cpu"):
+        launch("fp32", Processes(strategy="fsdp", accelerator="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--devices", "0", "'0' is neither a number of processes nor auto"),
+        ("--devices", "two", "'two' is neither a number of processes nor auto"),
+        ("--strategy", "dp", "'dp' is none of auto, ddp, fsdp"),
+        ("--accelerator", "gpu", "'gpu' is none of auto, cpu, cuda"),
+        ("--nodes", "0", "greater than or equal to 1"),
+    ],
+)
+def test_options_that_mean_nothing(tmp_path: Path, option: str, value: str, said: str) -> None:
+    app = Typer()
+    app.command()(train_command)
+    result = CliRunner().invoke(app, ["debug", "--data", str(tmp_path), option, value])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_what_fsdp_was_not_made_for() -> None:
+    need_plain_run(ema=False, compiles=False, checkpoints_activations=False)
+    with pytest.raises(ConfigError, match=r"--strategy fsdp does not go with ema_decay, compile: turn that off"):
+        need_plain_run(ema=True, compiles=True, checkpoints_activations=False)

@@ -1,0 +1,183 @@
+"""What two processes do in test_distributed.py: `python -m tests.training.two_processes TASK DATA FOLDER`.
+
+Fabric's launcher starts the second process as it does for `fer train --devices 2`. The cases are also run by the test
+itself, in one process with all samples of a step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from fer_app.errors import DatasetError, FerError
+from training.data.ferplus import load_ferplus
+from training.distributed import Processes, World, gather, launch
+from training.ending import together
+from training.loop import LoopSettings, fit
+from training.losses.mscl_loss import MsclLoss
+from training.mae_pretraining import MaePretraining
+from training.mimic_finetuning import MimicFinetuning
+from training.recipe import load_recipe
+from training.report import Report
+from training.run_folder import RunFolder
+
+PLAIN = ("finetune.mix_prob=0.0", "model.drop_path_rate=0.0")
+CASES: dict[str, tuple[str, ...]] = {
+    "mae": (),
+    "ce": (*PLAIN, "finetune.loss=ce"),
+    "mscl, gathered": (*PLAIN, "finetune.contrastive_gather=true", "finetune.contrastive_weight=5.0"),
+    "mscl, apart": (*PLAIN, "finetune.contrastive_weight=5.0"),
+}
+MIXED = ("model.drop_path_rate=0.3", "model.stem=conv", "model.stem_channels=[8, 8, 16, 16]")
+
+
+class KilledError(Exception):
+    pass
+
+
+class Finetuning(MimicFinetuning):
+    """Stops before its n-th pass, as a killed process would."""
+
+    passes_left = -1
+
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        if self.passes_left == 0:
+            raise KilledError
+        self.passes_left -= 1
+        return super().losses(model, samples, rng)
+
+
+class FailingError(DatasetError):
+    pass
+
+
+class Failing(MimicFinetuning):
+    """Fails in the second process alone, in the middle of a run."""
+
+    rank, steps = 0, 0
+
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        self.steps += 1
+        if self.rank == 1 and self.steps == 3:
+            raise FailingError("the second process cannot read")
+        return super().losses(model, samples, rng)
+
+
+class Diverging(MimicFinetuning):
+    """Has a loss that is not a number, in the second process alone."""
+
+    rank = 0
+
+    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        terms = super().losses(model, samples, rng)
+        return {**terms, "loss": terms["loss"] * (float("nan") if self.rank == 1 else 1)}
+
+
+def finetuning(data: Path, kind: Any, *changes: str) -> Any:
+    recipe = load_recipe("debug", list(changes))
+    assert recipe.finetune is not None
+    faces, selection = load_ferplus(data, "train-main"), load_ferplus(data, "dev")
+    return kind(recipe, recipe.finetune, faces, selection, None)
+
+
+def objective(case: str, data: Path) -> Any:
+    if case != "mae":
+        return finetuning(data, MimicFinetuning, *CASES[case])
+    recipe = load_recipe("debug")
+    assert recipe.pretrain is not None
+    return MaePretraining(recipe, recipe.pretrain, load_ferplus(data, "train-main").images, None)
+
+
+def settings(processes: int, **changes: Any) -> LoopSettings:
+    """Steps of 32 samples: two processes with two passes of eight each, or one with two of 16 or one of 32."""
+    plain: dict[str, Any] = {"epochs": 2, "batch_size": 32 // processes, "lr": 1e-3, "clip_grad": 1.0}
+    return LoopSettings(**{**plain, "ema_decay": 0.9, "precision": "fp32", **changes})
+
+
+def train(target: Any, folder: Path, fabric: Fabric, *, resume: bool = False, **changes: Any) -> dict[str, Tensor]:
+    first = fabric.is_global_zero
+    chosen = settings(fabric.world_size, **changes)
+    fit(target, chosen, RunFolder(folder, make=first), fabric, Report(None), resume=resume)
+    return dict(target.model.state_dict())
+
+
+def equalities(data: Path, folder: Path, fabric: Fabric) -> None:
+    """Run every case, a run with everything random, and the same after a kill."""
+    for case in CASES:
+        state = train(objective(case, data), folder / case, fabric)
+        torch.save(state, folder / f"{case}-{fabric.global_rank}.pt")
+    accumulated = train(objective("mae", data), folder / "passes", fabric, batch_size=8, accumulate=2)
+    torch.save(accumulated, folder / f"passes-{fabric.global_rank}.pt")
+
+    whole = train(finetuning(data, Finetuning, *MIXED), folder / "whole", fabric, checkpoint_minutes=1e-9)
+    torch.save(whole, folder / f"whole-{fabric.global_rank}.pt")
+    killed = finetuning(data, Finetuning, *MIXED)
+    killed.passes_left = 3
+    try:
+        train(killed, folder / "killed", fabric, checkpoint_minutes=1e-9)
+    except KilledError:
+        train(finetuning(data, Finetuning, *MIXED), folder / "killed", fabric, checkpoint_minutes=1e-9, resume=True)
+
+    diverging = finetuning(data, Diverging)
+    diverging.rank = fabric.global_rank
+    try:
+        train(diverging, folder / "diverged", fabric)
+    except (FerError, SystemExit) as error:
+        (folder / f"diverged-{fabric.global_rank}.txt").write_text(repr(error))
+
+
+def gathered_loss(folder: Path, fabric: Fabric) -> None:
+    """The loss of four codes in each process, and its gradient after the mean over processes that DDP takes."""
+    codes, targets = codes_and_targets()
+    rank = World(fabric).rank
+    weight = torch.eye(codes.shape[1], requires_grad=True)
+    z = nn.functional.normalize(codes[4 * rank : 4 * rank + 4] @ weight, dim=1)
+    loss = MsclLoss()(*gather(z, targets[4 * rank : 4 * rank + 4]))
+    loss.backward()
+    assert weight.grad is not None
+    torch.save((loss.detach(), fabric.all_reduce(weight.grad, reduce_op="mean")), folder / f"loss-{rank}.pt")
+
+
+def codes_and_targets() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    targets = 4 * torch.randn(8, 3, generator=generator)
+    return torch.randn(8, 5, generator=generator), targets.softmax(dim=1)
+
+
+def fails(data: Path, folder: Path, fabric: Fabric) -> None:
+    target = finetuning(data, Failing)
+    target.rank = fabric.global_rank
+    train(target, folder / "failing", fabric)
+
+
+def main(task: str, data: Path, folder: Path) -> None:
+    fabric = launch("fp32", Processes(devices=2, accelerator="cpu"))
+    (folder / f"pid-{fabric.global_rank}").write_text(str(os.getpid()))
+    with together(fabric):
+        if task == "equalities":
+            gathered_loss(folder, fabric)
+            equalities(data, folder, fabric)
+        elif task == "fail":
+            fails(data, folder, fabric)
+        elif task == "kill":
+            if fabric.global_rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            World(fabric).highest(0)
+            time.sleep(60)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    except FerError as error:
+        sys.stderr.write(f"fer: error: {error}\n")
+        raise SystemExit(1) from error
