@@ -96,7 +96,9 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tupl
     was_training = model.training
     model.eval()
     try:
-        _, pred, mask = model(images, noise)
+        # Compiling for this batch and this mode would take longer than the picture.
+        with torch.compiler.set_stance("force_eager"):
+            _, pred, mask = model(images, noise)
     finally:
         model.train(was_training)
     config = model.encoder.config

@@ -101,6 +101,16 @@ def test_training_is_left_alone(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_nothing_is_compiled_for_a_picture() -> None:
+    model = autoencoder()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    model.encoder.blocks.compile(backend=refuse)
+    reconstruct(model, torch.randn(2, 1, 48, 48), torch.rand(2, 36))
+
+
 def test_weights_are_the_same_with_pictures_and_without(tmp_path: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     weights = []
