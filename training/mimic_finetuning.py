@@ -76,6 +76,7 @@ class MimicFinetuning:
         if recipe.model.stem == "conv":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.num_samples, self.views = len(faces.images), table.views
+        self.class_names, self.keeps_head = faces.class_names, table.keep_head
         self._recipe, self._table, self._faces = recipe, table, faces
         self._targets: Tensor = faces.targets
         self._augment = recipe.model.augmentation(table.augment)

@@ -162,7 +162,8 @@ class FinetuneTable(_StageTable):
     with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
     class that is trained on, always the same faces. `balanced` shows every class as often as the largest, or until
     `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A face's class is its
-    largest target. With `contrastive_gather`, faces are contrasted with those of all processes.
+    largest target. With `contrastive_gather`, faces are contrasted with those of all processes. `keep_head` goes on
+    with the head of the classifier that `init` names, if it knows all classes.
     """
 
     loss: Literal["ce", "scl", "mscl"] = "mscl"
@@ -174,6 +175,7 @@ class FinetuneTable(_StageTable):
     epoch_samples: Annotated[PositiveInt | None, LATER] = None
     class_weights: Annotated[ClassWeights, LATER] = "none"
     views: Literal[1, 2] = 2
+    keep_head: Annotated[bool, LATER] = False
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
     global_pool: Literal["avg", "token"] = "avg"
     projection: Literal["none", "linear", "mlp"] = "mlp"

@@ -25,6 +25,7 @@ from training.disk_space import need_disk_space
 from training.distributed import World, launch
 from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
+from training.kept_head import take_head
 from training.loop import LoopSettings, fit
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
@@ -113,6 +114,8 @@ def _run_stages(
         folder = RunFolder(run_dir / stage, tensorboard=tensorboard, make=False)
         if world.first(folder.summary) is None:
             objective, settings = _prepare(stage, recipe, data, start, fabric)
+            if isinstance(objective, MimicFinetuning) and objective.keeps_head and stage == recipe.stages[0]:
+                report.line(take_head(objective.model, recipe.init, objective.class_names))
             world.first(_need_room, stage, folder, objective, settings, report)
             _announce(stage, recipe, objective, settings, fabric, report)
             world.first(_begin, recipe, run, report)

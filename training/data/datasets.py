@@ -221,12 +221,16 @@ def _split(reader: Reader, base: Path, split: Split, rule: VoteMode) -> Faces:
         raise DatasetError(f"{base}: {reader.title} has no {' and no '.join(missing)} here; it has {', '.join(there)}")
     faces = [reader.read(base, part, rule) for part in needed]
     if split not in ("dev", "train-main"):
-        return _joined(faces) if len(faces) > 1 else faces[0]
+        joined = _joined(faces) if len(faces) > 1 else faces[0]
+        if len(joined) == 0:
+            raise DatasetError(f"{base}: no face belongs to {split}: a class needs two pictures for that")
+        return joined
     whole = faces[0]
     dev = in_dev(reader.name, whole)
     chosen = torch.nonzero(dev if split == "dev" else ~dev).flatten()
     if len(chosen) == 0:
-        raise DatasetError(f"{base}: no face of train belongs to {split}")
+        hint = "; with --set finetune.split=train all are trained on" if split == "dev" else ""
+        raise DatasetError(f"{base}: no face of train belongs to {split}: a class needs two for that{hint}")
     return whole.subset(chosen)
 
 
