@@ -26,6 +26,7 @@ COLUMNS: Final = (
     *("blur", "blur_sigma", "lowres", "lowres_factor", "noise_std", "noise_seed"),
     *("erase", "erase_area", "erase_ratio", "erase_x", "erase_y", "erase_seed"),
 )
+_PHILOX_BLOCK: Final = 8  # numbers of 32 bits that the generator makes at once, and can step over
 _AUGMENT_STREAM: Final = 0xA06  # tells these draws apart from every other use of the same (seed, epoch)
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -113,10 +114,11 @@ class AugmentSpec(BaseModel):
         return any(r != (1.0, 1.0) for r in ranges) or self.rotation_deg + self.translate + self.shear > 0
 
 
-def epoch_draws(seed: int, epoch: int, n_samples: int, views: int, n_draws: int) -> torch.Tensor:
-    """Make an epoch's random numbers.
+def epoch_draws(seed: int, epoch: int, n_samples: int, views: int, n_draws: int, *, first: int = 0) -> torch.Tensor:
+    """Make an epoch's random numbers, or those of neighbouring samples.
 
-    Row (i, v) is a function of (seed, epoch, i, v): it changes neither with the number of samples nor of views.
+    The row of sample i and view v is a function of (seed, epoch, i, v): it changes neither with the number of samples
+    nor of views.
 
     Args:
         seed: the run's seed, 0 or more.
@@ -124,14 +126,19 @@ def epoch_draws(seed: int, epoch: int, n_samples: int, views: int, n_draws: int)
         n_samples: size of the data set.
         views: augmented copies of each sample.
         n_draws: numbers a copy, `BatchAugment.n_draws`.
+        first: number of the first sample whose row is made.
 
     Returns:
         float32, (n_samples, views, n_draws), uniform on [0, 1).
     """
+    blocks, passed = divmod(first * n_draws, _PHILOX_BLOCK)
     draws = np.empty((n_samples, views, n_draws), np.float32)
     for view in range(views):
         sequence = np.random.SeedSequence([_AUGMENT_STREAM, seed, epoch, view])
-        generator = np.random.Generator(np.random.Philox(sequence))
+        philox = np.random.Philox(sequence)
+        philox.advance(blocks)
+        generator = np.random.Generator(philox)
+        generator.random(passed, dtype=np.float32)
         draws[:, view] = generator.random((n_samples, n_draws), dtype=np.float32)
     return torch.from_numpy(draws)
 

@@ -13,10 +13,11 @@ from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
+from training.data.photo_stream import PhotoStream, StreamBatch
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.recipe import PretrainTable, Recipe
-from training.reconstruction import Reconstructions
+from training.reconstruction import PICTURES, Reconstructions
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
 
@@ -28,14 +29,18 @@ class MaePretraining:
     forward_methods: tuple[str, ...] = ()
 
     def __init__(
-        self, recipe: Recipe, table: PretrainTable, images: Tensor, encoder_weights: dict[str, Tensor] | None
+        self,
+        recipe: Recipe,
+        table: PretrainTable,
+        images: Tensor | PhotoStream,
+        encoder_weights: dict[str, Tensor] | None,
     ) -> None:
         """Build the network.
 
         Args:
             recipe: supplies the encoder and the seed.
             table: the stage's settings.
-            images: uint8, (N, C, H, W).
+            images: uint8, (N, C, H, W), or a stream of such.
             encoder_weights: an encoder's to go on from, or None for random ones.
 
         Raises:
@@ -56,11 +61,13 @@ class MaePretraining:
         self.num_samples = len(images)
         self._recipe, self._table, self._images = recipe, table, images
         self._augment = recipe.model.augmentation(table.augment)
-        self._reconstructions = Reconstructions(recipe, table, images)
+        shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
+        self._reconstructions = Reconstructions(recipe, table, shown)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells these pictures from others; they have no names here."""
-        return fingerprint(self._images)
+        """Return what tells these pictures from others; those in memory have no names here."""
+        images = self._images
+        return images.fingerprint() if isinstance(images, PhotoStream) else fingerprint(images)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
@@ -69,16 +76,26 @@ class MaePretraining:
     def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
         """Draw the epoch's order and augmentations."""
         seed = self._recipe.seed
+        if isinstance(self._images, PhotoStream):
+            return self._images.start_epoch(seed, epoch, batch_size, share, self._augment.n_draws)
         self._draws = epoch_draws(seed, epoch, self.num_samples, 1, self._augment.n_draws)
         return IndexedEpoch(epoch_order(seed, epoch, self.num_samples, batch_size * share.world_size), share)
 
-    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, samples: Tensor | StreamBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss`: mean squared error over the masked patches."""
         device = next(model.parameters()).device
-        images = self._augment(self._images[samples].to(device), self._draws[samples, 0].to(device))
+        pixels, draws = self._read(samples)
+        images = self._augment(pixels.to(device), draws.to(device))
         noise = torch.from_numpy(rng.random((len(samples), self.draws_a_sample), dtype=np.float32)).to(device)
         loss, _, _ = model(images, noise)
         return {"loss": loss.float()}
+
+    def _read(self, samples: Tensor | StreamBatch) -> tuple[Tensor, Tensor]:
+        """Return a step's pictures, uint8 (B, C, H, W), and the numbers that augment them, float32 (B, n_draws)."""
+        if isinstance(samples, StreamBatch):
+            return samples.images, samples.draws
+        assert isinstance(self._images, Tensor)  # a stream's steps are no indices
+        return self._images[samples], self._draws[samples, 0]
 
     @property
     def draws_a_sample(self) -> int:

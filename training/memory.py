@@ -1,4 +1,4 @@
-"""How much memory a stretch of work took at most."""
+"""How much memory a stretch of work took at most, and how much is free."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ def peak_bytes(device: torch.device) -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def free_bytes() -> int | None:
+    """Return the main memory that can still be taken, without swapping and within the container; None if not known."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = 1024 * next(int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return min(free, limit - used + int(stat["file"]))  # the files' cache is given up when memory is short

@@ -139,6 +139,8 @@ class PretrainTable(_StageTable):
 
     `images` are `photos` without labels, the labelled set's `faces`, or both. `photos_from` are the names of the
     folders, given with --data or found in them, whose photos are taken; empty takes all.
+    `stream` reads photos again in every epoch instead of keeping them in memory; `auto` does so when they do not fit.
+    `shuffle_buffer` and `strict_shards` (stop at a damaged shard instead of leaving out the rest of it) are a stream's.
 
     Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
     """
@@ -146,6 +148,9 @@ class PretrainTable(_StageTable):
     method: Literal["mae"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
     photos_from: Annotated[tuple[str, ...], LATER, Field(strict=False)] = ()
+    stream: Annotated[Literal["auto"] | bool, LATER] = "auto"
+    shuffle_buffer: Annotated[PositiveInt, LATER] = 4096
+    strict_shards: Annotated[bool, LATER] = False
     betas: tuple[Moment, Moment] = Field((0.9, 0.95), strict=False)
     mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
     norm_pix_loss: bool = True

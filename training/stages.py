@@ -20,6 +20,8 @@ from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
+from training.data.photo_plan import plan_photos
+from training.data.photo_stream import PhotoStream
 from training.data.prepared import crop_note
 from training.disk_space import need_disk_space
 from training.distributed import World, launch
@@ -113,7 +115,7 @@ def _run_stages(
         world.first(_make, run_dir / stage)
         folder = RunFolder(run_dir / stage, tensorboard=tensorboard, make=False)
         if world.first(folder.summary) is None:
-            objective, settings = _prepare(stage, recipe, data, start, fabric)
+            objective, settings = _prepare(stage, recipe, data, start, folder, fabric, report, resume=resume)
             if isinstance(objective, MimicFinetuning) and objective.keeps_head and stage == recipe.stages[0]:
                 report.line(take_head(objective.model, recipe.init, objective.class_names))
             world.first(_need_room, stage, folder, objective, settings, report)
@@ -220,14 +222,23 @@ def _encoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _prepare(
-    stage: Stage, recipe: Recipe, data: DataSources, start: dict[str, Tensor] | None, fabric: Fabric
+    stage: Stage,
+    recipe: Recipe,
+    data: DataSources,
+    start: dict[str, Tensor] | None,
+    folder: RunFolder,
+    fabric: Fabric,
+    report: Report,
+    *,
+    resume: bool,
 ) -> tuple[Objective, LoopSettings]:
     """Read the stage's data and build what it trains."""
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
     assert table is not None  # the recipe's own validation
     objective: Objective
     if isinstance(table, PretrainTable):
-        objective = MaePretraining(recipe, table, _pretraining_images(recipe, table, data), start)
+        images = _pretraining_images(recipe, table, data, folder, fabric, report, resume=resume)
+        objective = MaePretraining(recipe, table, images, start)
     else:
         faces = _labelled(
             recipe,
@@ -269,9 +280,37 @@ def _prepare(
     return objective, settings
 
 
-def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources) -> Tensor:
-    """Return the unlabelled pictures, uint8 (N, C, H, W), at the size that the data has in common."""
+def _pretraining_images(
+    recipe: Recipe,
+    table: PretrainTable,
+    data: DataSources,
+    folder: RunFolder,
+    fabric: Fabric,
+    report: Report,
+    *,
+    resume: bool,
+) -> Tensor | PhotoStream:
+    """Return the unlabelled pictures, uint8 (N, C, H, W), at the size that the data has in common, or a stream."""
     side, mode = recipe.model.img_size, recipe.model.color_mode
+    if table.stream is True and table.images != ("photos",):
+        raise ConfigError('pretrain.stream = true reads photos alone: set pretrain.images = ["photos"]')
+    if table.images == ("photos",):
+        plan = World(fabric).first(
+            plan_photos,
+            data.need_photos(table.photos_from),
+            folder.path / "photos.json",
+            picture_bytes=side * side * (1 if mode == "gray" else 3),
+            stream=table.stream,
+            limit=table.limit,
+            strict=table.strict_shards,
+            processes=fabric.world_size // getattr(fabric.strategy, "num_nodes", 1),
+            resume=resume,
+        )
+        for line in plan.lines:
+            report.line(line)
+        if plan.shards is not None:
+            buffer, strict = table.shuffle_buffer, table.strict_shards
+            return PhotoStream(plan.shards, side, mode, shuffle_buffer=buffer, strict=strict)
     parts = []
     if "photos" in table.images:
         parts.append(load_images(data.need_photos(table.photos_from), side, mode, limit=table.limit).images)
@@ -282,7 +321,7 @@ def _pretraining_images(recipe: Recipe, table: PretrainTable, data: DataSources)
         parts.append(faces if mode == "gray" else faces.expand(-1, 3, -1, -1))
     if not parts:
         raise ConfigError("pretrain.images is empty: name photos, faces, or both")
-    return torch.cat(parts)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]  # which would be a second copy
 
 
 def _labelled(

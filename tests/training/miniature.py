@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -212,3 +213,23 @@ def write_mini_photos(root: Path, n: int, seed: int = 0) -> tuple[Path, Path]:
                 member.size = len(encoded)
                 archive.addfile(member, io.BytesIO(encoded))
     return folder, shard
+
+
+def write_mini_shards(root: Path, counts: Sequence[int], suffix: str = ".tar", side_px: int = 12) -> list[Path]:
+    """Write `root/shard-00.tar`, ...: so many PNGs each, all different, with a text file before every third picture."""
+    root.mkdir(parents=True, exist_ok=True)
+    paths, number = [], 0
+    for i, count in enumerate(counts):
+        paths.append(root / f"shard-{i:02d}{suffix}")
+        with tarfile.open(paths[-1], "w" if suffix == ".tar" else "w:gz") as archive:
+            for k in range(count):
+                image = np.random.default_rng(number).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+                members = [(f"{number:06d}.png", cv2.imencode(".png", image)[1].tobytes())]
+                if k % 3 == 0:
+                    members.insert(0, (f"{number:06d}.txt", b"no picture"))
+                for name, content in members:
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+                number += 1
+    return paths

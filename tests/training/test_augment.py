@@ -114,6 +114,8 @@ class TestDraws:
         assert whole.dtype == torch.float32
         assert torch.equal(whole[:20], epoch_draws(7, 3, 20, 2, 11))
         assert torch.equal(whole[:, :1], epoch_draws(7, 3, 50, 1, 11))
+        for first in range(50):
+            assert torch.equal(whole[first:], epoch_draws(7, 3, 50 - first, 2, 11, first=first))
         rows = [whole[:, 0], whole[:, 1], epoch_draws(8, 3, 50, 1, 11)[:, 0], epoch_draws(7, 4, 50, 1, 11)[:, 0]]
         assert len(torch.cat(rows).flatten().unique()) > 0.99 * 4 * 50 * 11
 

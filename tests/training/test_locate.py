@@ -11,6 +11,7 @@ from tests.training.miniature import (
     write_mini_folders,
     write_mini_photos,
     write_mini_raf_db,
+    write_mini_shards,
 )
 from training.data.locate import locate
 
@@ -124,3 +125,22 @@ def test_photos_may_be_asked_for_by_their_folder(tmp_path: Path) -> None:
     # Where the data lies says nothing about it.
     with pytest.raises(DatasetError, match="named all"):
         locate([tmp_path / "all" / "general"]).need_photos(["all"])
+
+
+def test_shards_by_patterns_each_once(tmp_path: Path) -> None:
+    shards = write_mini_shards(tmp_path / "photos", [1] * 12)
+    assert locate([tmp_path / "photos" / "shard-{00..11}.tar"]).photos == tuple(shards)
+    twice = locate([tmp_path / "photos" / "shard-1*.tar", tmp_path / "photos"])
+    assert twice.photos == (*shards[10:], *shards[:10])
+    assert twice.need_photos(["photos"]) == twice.photos
+    with pytest.raises(DatasetError, match=r"3 of 13 do not exist: .*shard-12\.tar, .*shard-13\.tar, .*shard-14\.tar$"):
+        locate([tmp_path / "photos" / "shard-{02..14}.tar"])
+
+
+def test_an_unreadable_shard_among_others_is_left_to_their_reader(tmp_path: Path) -> None:
+    shards = write_mini_shards(tmp_path / "photos", [2, 2])
+    shards[0].write_bytes(b"")
+    found = locate([tmp_path])
+    assert found.photos == tuple(shards)
+    with pytest.raises(DatasetError, match=r"no labelled faces given: .*; .*shard-00\.tar cannot be read as a tar"):
+        found.need_faces()

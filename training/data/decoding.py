@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Literal, TypeVar
@@ -56,7 +56,9 @@ def squeeze(pixels: NDArray[np.uint8], img_size: int) -> NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8).reshape(img_size, img_size, channels)
 
 
-def map_in_threads(work: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[list[R]]:
+def map_in_threads(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None
+) -> Generator[list[R], None, None]:
     """Yield lists of `work(item)` in the order of `items`, computed ahead on threads.
 
     Only a few chunks are ever in flight, so that reading a large archive never holds more than those in memory.

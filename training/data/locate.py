@@ -10,6 +10,7 @@ from fer_app.errors import DatasetError
 from training.data.archives import ARCHIVE_SUFFIXES
 from training.data.datasets import READERS
 from training.data.general import PICTURE_SUFFIXES
+from training.data.path_patterns import expand
 
 _LEVELS = 2
 _OWN = "image-folder"
@@ -24,12 +25,14 @@ class DataSources:
         ferplus: the same, when it is FERPlus's folder or archive.
         photos: folders of pictures and tar shards, in the order given, shards sorted.
         photo_folders: for each of `photos`, the names of the folders it lies in, down from the path that was given.
+        unreadable: what is wrong with archives of which not even the first names can be read; they are among `photos`.
     """
 
     faces: Path | None
     ferplus: Path | None
     photos: tuple[Path, ...]
     photo_folders: tuple[frozenset[str], ...]
+    unreadable: tuple[str, ...] = ()
 
     def need_faces(self) -> Path:
         """Return the labelled set.
@@ -38,7 +41,8 @@ class DataSources:
             DatasetError: there is none.
         """
         if self.faces is None:
-            raise DatasetError("no labelled faces given: pass FERPlus, another set or one folder a class with --data")
+            told = "no labelled faces given: pass FERPlus, another set or one folder a class with --data"
+            raise DatasetError("; ".join((told, *self.unreadable)))
         return self.faces
 
     def need_ferplus(self) -> Path:
@@ -48,7 +52,8 @@ class DataSources:
             DatasetError: there is none.
         """
         if self.ferplus is None:
-            raise DatasetError("no FERPlus data given: pass its folder or .tar.gz with --data")
+            told = "no FERPlus data given: pass its folder or .tar.gz with --data"
+            raise DatasetError("; ".join((told, *self.unreadable)))
         return self.ferplus
 
     def need_photos(self, folders: Collection[str] = ()) -> tuple[Path, ...]:
@@ -72,29 +77,35 @@ def locate(paths: Iterable[Path]) -> DataSources:
     """Tell the sources apart by what is in them; a folder may hold several, up to two levels down.
 
     A folder of class folders looks like a folder of general photos: it is always among the photos, and it is the
-    labelled set too when it was given itself, once, and nothing else is one.
+    labelled set too when it was given itself, once, and nothing else is one. Paths may be patterns, see
+    `training.data.path_patterns`.
 
     Raises:
-        DatasetError: a path does not exist or holds neither, or there are two labelled sets.
+        DatasetError: a path does not exist or holds neither, no archive can be read, or there are two labelled sets.
     """
     sets: list[tuple[str, Path]] = []
     own_folders: list[tuple[str, Path]] = []
-    photos: list[Path] = []
-    photo_folders: list[frozenset[str]] = []
-    for path in paths:
-        before = len(sets) + len(photos)
+    photos: dict[Path, frozenset[str]] = {}
+    unreadable: dict[Path, str] = {}
+    for path in expand(paths):
+        before, here = len(sets), list[Path]()
         if path.is_dir() and (own := _labelled(path)) is not None and own[0] == _OWN:
             own_folders.append(own)
-        _sort(path, _LEVELS, sets, photos)
-        if len(sets) + len(photos) == before:
+        _sort(path, _LEVELS, sets, here, unreadable)
+        if len(sets) == before and not here:
             raise DatasetError(f"{path} holds neither labelled faces (FERPlus, ...) nor pictures nor tar shards")
-        given = path.resolve().name
-        photo_folders += [frozenset((given, *photo.relative_to(path).parts)) for photo in photos[len(photo_folders) :]]
+        # Of a shard that is given itself, by a pattern perhaps, the folder around it counts.
+        given = path.resolve().parent.name if path.is_file() else path.resolve().name
+        for photo in here:  # each once, though two patterns may name it
+            photos.setdefault(photo, frozenset((given, *photo.relative_to(path).parts)))
+    if unreadable and not sets and len(unreadable) == len(photos):
+        raise DatasetError(next(iter(unreadable.values())))
     found = sets or (own_folders if len(own_folders) == 1 else [])
     if len(found) > 1:
         raise DatasetError(f"two sources of labelled faces given: {found[0][1]} and {found[1][1]}")
     name, faces = found[0] if found else ("", None)
-    return DataSources(faces, faces if name == "ferplus" else None, tuple(photos), tuple(photo_folders))
+    ferplus = faces if name == "ferplus" else None
+    return DataSources(faces, ferplus, tuple(photos), tuple(photos.values()), tuple(unreadable.values()))
 
 
 def _labelled(path: Path) -> tuple[str, Path] | None:
@@ -106,10 +117,18 @@ def _labelled(path: Path) -> tuple[str, Path] | None:
     return None
 
 
-def _sort(path: Path, levels: int, sets: list[tuple[str, Path]], photos: list[Path]) -> None:
+def _sort(
+    path: Path, levels: int, sets: list[tuple[str, Path]], photos: list[Path], unreadable: dict[Path, str]
+) -> None:
     if not path.exists():
         raise DatasetError(f"{path} does not exist")
-    found = _labelled(path)
+    try:
+        found = _labelled(path)
+    except DatasetError as error:
+        if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
+            raise
+        unreadable[path] = str(error)  # one of many shards, perhaps; those who read photos see to it
+        found = None
     if path.is_file():
         if found is not None:
             sets.append(found)
@@ -126,7 +145,7 @@ def _sort(path: Path, levels: int, sets: list[tuple[str, Path]], photos: list[Pa
     for child in children:
         is_shard = child.is_file() and child.name.lower().endswith(ARCHIVE_SUFFIXES)
         if is_shard or (child.is_dir() and levels > 0):
-            _sort(child, levels - 1, sets, photos)
+            _sort(child, levels - 1, sets, photos, unreadable)
 
 
 def _lies_in(base: Path, folder: Path) -> bool:
