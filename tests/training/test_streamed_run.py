@@ -67,9 +67,11 @@ def test_a_killed_stream_goes_on_with_the_pictures_that_were_left(tmp_path: Path
 def test_other_shards_are_no_way_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = write_mini_shards(tmp_path / "shards", [30, 20])
     given = arguments(tmp_path / "shards", tmp_path / "run", "pretrain.stream=true")
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="no more"):
-        patch.setattr(RunFolder, "finish", fail)  # after the last state is saved
+    finish = RunFolder.finish
+    monkeypatch.setattr(RunFolder, "finish", fail)  # after the last state is saved
+    with pytest.raises(CheckpointError, match="no more"):
         CliRunner().invoke(app, given, catch_exceptions=False)
+    monkeypatch.setattr(RunFolder, "finish", finish)
     shards[1].unlink()
     result = CliRunner().invoke(app, [*given, "--resume"])
     assert "50 samples then, 30 now; other names of the pictures" in str(result.exception)

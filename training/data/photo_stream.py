@@ -77,7 +77,7 @@ class PhotoStream:
         strict: bool = False,
         threads: int | None = None,
     ) -> None:
-        """Read nothing yet.
+        """Read nothing of the shards yet.
 
         Args:
             shards: see `training.data.shard_list`.
@@ -90,6 +90,8 @@ class PhotoStream:
         self.shards, self.shuffle_buffer, self.strict = shards, shuffle_buffer, strict
         self.img_size, self.threads = img_size, threads
         self.color_mode: Literal["rgb", "gray"] = color_mode
+        told = json.dumps([shard.identity() for shard in shards])  # now: it is asked for at every save
+        self._names = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return sum(shard.count for shard in self.shards)
@@ -99,9 +101,7 @@ class PhotoStream:
 
         Not their folder: a set may be moved.
         """
-        told = json.dumps([shard.identity() for shard in self.shards])
-        names = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
-        return {"samples": len(self), "classes": [], "names": names, "targets": "", "pixels": ""}
+        return {"samples": len(self), "classes": [], "names": self._names, "targets": "", "pixels": ""}
 
     def first(self, count: int) -> Tensor:
         """Return the first so many pictures that can be read, or all where there are fewer: uint8, (N, C, H, W).
