@@ -1,6 +1,9 @@
 """`fer train` on shards that do not fit into memory, really killed."""
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError
 from tests.training.miniature import write_mini_photos, write_mini_shards
-from tests.training.test_interruption import stop
+from tests.training.test_interruption import FER_TRAIN, stop
 from training.checkpoint import load_checkpoint
 from training.cli import train
 from training.data import photo_plan
@@ -62,6 +65,20 @@ def test_a_killed_stream_goes_on_with_the_pictures_that_were_left(tmp_path: Path
         load_checkpoint(tmp_path / name / "pretrain" / "last.safetensors") for name in ("killed", "whole")
     )
     assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_two_processes_take_as_many_steps_each_of_uneven_shards(tmp_path: Path) -> None:
+    write_mini_shards(tmp_path / "shards", [41, 3, 2])
+    given = arguments(tmp_path / "shards", tmp_path / "run", "pretrain.stream=true", "pretrain.epochs=2")
+    script = tmp_path / "fer_train.py"  # the launcher starts it again for the second process
+    script.write_text(FER_TRAIN)
+    command = [sys.executable, str(script), *given, "--devices", "2", "--accelerator", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "46 images, 2 epochs x 2 steps x 16 images" in done.stderr
+    assert done.stderr.count("): streamed from 3 shards") == 1
+    assert '"step": 4' in rows(tmp_path / "run" / "pretrain")[-1]
 
 
 def test_other_shards_are_no_way_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

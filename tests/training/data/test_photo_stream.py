@@ -226,6 +226,19 @@ def test_a_shard_that_is_lost_is_named_and_the_rest_goes_on(tmp_path: Path) -> N
         steps(strict, 10)
 
 
+def test_the_first_pictures_to_show(tmp_path: Path) -> None:
+    shards = write_mini_shards(tmp_path, [3, 4, 5])
+    photos, memory = stream(shards, tmp_path), load_images(shards, SIDE, "rgb").images
+    assert torch.equal(photos.first(5), memory[:5])
+    assert torch.equal(photos.first(100), memory)
+    shards[0].write_bytes(b"")
+    assert torch.equal(photos.first(2), memory[3:5])
+    for shard in shards:
+        shard.unlink()
+    with pytest.raises(DatasetError, match=r"not one of 12 pictures can be read, from shard-00\.tar on"):
+        photos.first(2)
+
+
 def test_other_shards_have_another_fingerprint(tmp_path: Path) -> None:
     shards = write_mini_shards(tmp_path / "a", [5, 6])
     before = stream(shards, tmp_path).fingerprint()
