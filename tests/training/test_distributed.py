@@ -24,6 +24,7 @@ from training.distributed import Processes, World, gather, launch
 from training.fsdp import need_plain_run
 from training.loop import step_draws
 from training.losses.mscl_loss import MsclLoss
+from training.run_folder import RunFolder
 
 TIMEOUT_S = 240  # on a machine that does much else; they take seconds
 
@@ -198,6 +199,22 @@ def test_torchrun(mini_ferplus: Path, tmp_path: Path, repository: Path) -> None:
     ended = start(repository, *torchrun, fer, *arguments, "--accelerator", "cpu", "--devices", "3")
     assert ended.returncode == 1
     assert "torchrun started 2 processes, 2 of them here, and --devices and --nodes say 3 on each of 1" in ended.stderr
+
+
+@pytest.mark.slow
+def test_weights_in_pieces(
+    mini_ferplus: Path, tmp_path: Path, repository: Path, alone: dict[str, dict[str, Tensor]]
+) -> None:
+    """FSDP on a CPU: the steps of one process, and bit-identical after a kill."""
+    ended = start(repository, "tests.training.two_processes", "shards", str(mini_ferplus), str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    state = RunFolder(tmp_path / "mae").load_state()
+    assert state is not None
+    assert distance(alone["mae"], state["model"]) < 5e-3 * distance(alone["mae"], alone["mae, start"])
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    for name in ("last", "best"):
+        (a, _), (b, _) = (load_checkpoint(tmp_path / which / f"{name}.safetensors") for which in ("killed", "whole"))
+        assert all(torch.equal(a[key], b[key]) for key in b)
 
 
 class Drawing:

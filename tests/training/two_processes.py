@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.fsdp import FSDPStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from fer_app.errors import DatasetError, FerError
 from training.data.ferplus import load_ferplus
 from training.distributed import Processes, World, gather, launch
 from training.ending import together
+from training.fsdp import fsdp_strategy
 from training.loop import LoopSettings, fit
 from training.losses.mscl_loss import MsclLoss
 from training.mae_pretraining import MaePretraining
@@ -38,6 +41,15 @@ CASES: dict[str, tuple[str, ...]] = {
     "mscl, apart": (*PLAIN, "finetune.contrastive_weight=5.0"),
 }
 MIXED = ("model.drop_path_rate=0.3", "model.stem=conv", "model.stem_channels=[8, 8, 16, 16]")
+
+
+class CpuFsdp(FSDPStrategy):
+    """FSDP on a CPU, which Fabric refuses; torch's own does not, if it is told the device."""
+
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(
+            module, sharding_strategy=self.sharding_strategy, device_id=torch.device("cpu"), **self._fsdp_kwargs
+        )
 
 
 class KilledError(Exception):
@@ -159,7 +171,30 @@ def fails(data: Path, folder: Path, fabric: Fabric) -> None:
     train(target, folder / "failing", fabric)
 
 
+def shards(data: Path, folder: Path) -> None:
+    """Train with weights in pieces, and once more with a kill in between."""
+    # torch gathers Adam's moments one after the other in one buffer, and relies on this to copy them out of a GPU.
+    torch.Tensor.cpu = lambda tensor: tensor.clone()  # type: ignore[method-assign, assignment]
+    policy = fsdp_strategy()._fsdp_kwargs["auto_wrap_policy"]
+    strategy = CpuFsdp(auto_wrap_policy=policy, state_dict_type="full")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy=strategy, precision="32-true")
+    fabric.launch()
+    changes: dict[str, Any] = {"ema_decay": None, "checkpoint_minutes": 1e-9}
+    with together(fabric):
+        train(objective("mae", data), folder / "mae", fabric, ema_decay=None)
+        train(finetuning(data, Finetuning, *MIXED[:1]), folder / "whole", fabric, **changes)
+        killed = finetuning(data, Finetuning, *MIXED[:1])
+        killed.passes_left = 3
+        try:
+            train(killed, folder / "killed", fabric, **changes)
+        except KilledError:
+            train(finetuning(data, Finetuning, *MIXED[:1]), folder / "killed", fabric, resume=True, **changes)
+
+
 def main(task: str, data: Path, folder: Path) -> None:
+    if task == "shards":
+        shards(data, folder)
+        return
     fabric = launch("fp32", Processes(devices=2, accelerator="cpu"))
     (folder / f"pid-{fabric.global_rank}").write_text(str(os.getpid()))
     with together(fabric):
