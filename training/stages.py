@@ -13,6 +13,7 @@ from torch import Tensor
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError, ConfigError, InputError
 from training.allocator import keep_freed_memory
+from training.announcement import announce, need_room
 from training.board import need_tensorboard
 from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
 from training.data.datasets import Contempt, Split, at, load
@@ -23,7 +24,6 @@ from training.data.locate import DataSources
 from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream
 from training.data.prepared import crop_note
-from training.disk_space import need_disk_space
 from training.distributed import World, launch
 from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
@@ -37,7 +37,6 @@ from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
-from training.speed_probe import measure_speed
 
 
 def run_recipe(
@@ -118,8 +117,8 @@ def _run_stages(
             objective, settings = _prepare(stage, recipe, data, start, folder, fabric, report, resume=resume)
             if isinstance(objective, MimicFinetuning) and objective.keeps_head and stage == recipe.stages[0]:
                 report.line(take_head(objective.model, recipe.init, objective.class_names))
-            world.first(_need_room, stage, folder, objective, settings, report)
-            _announce(stage, recipe, objective, settings, fabric, report)
+            world.first(need_room, stage, folder, objective, settings, report)
+            announce(stage, recipe, objective, settings, fabric, report)
             world.first(_begin, recipe, run, report)
             try:
                 progress = fit(objective, settings, folder, fabric, report, resume=resume)
@@ -137,11 +136,6 @@ def _run_stages(
 
 def _make(path: Path) -> None:
     RunFolder(path)
-
-
-def _need_room(stage: Stage, folder: RunFolder, objective: Objective, settings: LoopSettings, report: Report) -> None:
-    needed = need_disk_space(folder, objective.model, ema=settings.ema_decay is not None)
-    report.line(f"{stage}: up to {needed / 1e9:.2f} GB on the disk of {folder.path}")
 
 
 def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
@@ -338,31 +332,3 @@ def _labelled(
     size, mode = recipe.model.img_size, recipe.model.color_mode
     root = data.need_faces()
     return load(root, split, img_size=size, color_mode=mode, votes=votes, contempt=contempt, limit=limit, share=share)
-
-
-def _announce(
-    stage: Stage, recipe: Recipe, objective: Objective, settings: LoopSettings, fabric: Fabric, report: Report
-) -> None:
-    """Say what is about to run and how long it will take."""
-    parameters = sum(p.numel() for p in objective.model.parameters())
-    world = World(fabric)
-    whole = settings.samples_a_step * world.size
-    batch = min(whole, objective.num_samples) // world.size * world.size
-    steps = len(objective.start_epoch(0, settings.samples_a_step, world.share))
-    rate, peak = measure_speed(objective, settings, fabric)
-    whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
-    memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""
-    where = f"{world.size} x {fabric.device.type}" if world.size > 1 else str(fabric.device)
-    hours = settings.epochs * steps * batch / rate / 3600
-    views = f" of {objective.views} views" if objective.views > 1 else ""
-    report.line(
-        f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {where} ({settings.precision}), "
-        f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
-        f"{rate:.0f} images/s, about {hours:.2f} h{memory}"
-    )
-    table = recipe.pretrain if stage == "pretrain" else recipe.finetune
-    assert table is not None
-    report.line(
-        f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {world.size} = "
-        f"{whole} images a step; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
-    )

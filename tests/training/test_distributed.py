@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -183,6 +184,32 @@ def test_a_killed_process_ends_the_other(mini_ferplus: Path, tmp_path: Path, rep
     assert ended.returncode in (1, -9)  # Fabric's launcher may be quicker to end the first process
     assert "fer: error: another process of the run has ended or cannot be reached" in ended.stderr
     assert_gone(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both(mini_ferplus: Path, tmp_path: Path, repository: Path) -> None:
+    """The second one is told, a child of the first, as `fer train --devices 2` starts it."""
+    script, run = tmp_path / "fer", tmp_path / "run"
+    script.write_text("from fer_app.cli import main\nif __name__ == '__main__':\n    main()\n")
+    arguments = ["train", "debug", "--data", str(mini_ferplus), "--run-dir", str(run), "--set", "finetune.epochs=500"]
+    command = [sys.executable, str(script), *arguments, "--devices", "2", "--accelerator", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + TIMEOUT_S
+        while not (run / "finetune" / "metrics.jsonl").exists() and time.monotonic() < until:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        told = process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == 143, told
+    assert told.count("fer: stopped by SIGTERM at epoch ") == 1
+    assert "Traceback" not in told
+    assert json.loads((run / "unfinished.json").read_text())["signal"] == "SIGTERM"
+    assert not (run / "lock.json").exists()
+    state = RunFolder(run / "finetune").load_state()
+    assert state is not None
+    assert state["processes"] == 2
 
 
 @pytest.mark.slow
