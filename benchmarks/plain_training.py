@@ -63,9 +63,11 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def patches(self, images: Tensor) -> Tensor:
+        """Embed all patches, positions added."""
         return self.patch_embed(images) + self.pos_embed[:, 1:]
 
     def encode(self, tokens: Tensor) -> Tensor:
+        """Run the class token and these patches through the blocks."""
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         return self.norm(self.blocks(torch.cat([first, tokens], dim=1)))
 
@@ -86,6 +88,7 @@ class PlainMae(nn.Module):
         self.pred = nn.Linear(dim, patch_size**2 * 3)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Mask three quarters, paint them, and return the loss."""
         tokens = self.encoder.patches(images)
         batch, count, width = tokens.shape
         shuffle = torch.rand(batch, count, device=images.device).argsort(dim=1)
@@ -116,6 +119,7 @@ class PlainMimic(nn.Module):
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 512))
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of mixed pictures and their mixed targets."""
         features = self.norm(self.encoder.encode(self.encoder.patches(images))[:, 1:].mean(dim=1))
         loss = -(targets * self.head(features).log_softmax(-1)).sum(-1).mean()
         z = F.normalize(self.project(features), dim=-1)
@@ -146,12 +150,11 @@ class PlainTraining:
         self.loader = DataLoader(pictures, batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
 
     def steps(self) -> Iterator[None]:
+        """Go through the files once, a step at a time."""
         for views, classes in self.loader:
             images, classes = views.to(self.device).transpose(0, 1).flatten(0, 1), classes.to(self.device)
-            if self.kind == "mae":
-                loss = self.model(images)
-            else:
-                loss = self.model(*self.mix(images, classes.repeat(2)))
+            inputs = (images,) if self.kind == "mae" else self.mix(images, classes.repeat(2))
+            loss = self.model(*inputs)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

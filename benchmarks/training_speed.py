@@ -179,8 +179,8 @@ def ceiling(device: torch.device, repeats: int = 5) -> float:
     return 2 * n**3 / statistics.median(timed(lambda: (a @ a)[0, 0].item()) for _ in range(repeats))
 
 
-def measure(kind: str, size: str, files: list[Path], images: torch.Tensor, rounds: int) -> dict[str, Any]:
-    """Take turns: plain, ours, the ceiling; each round's rates and the medians."""
+def measure(kind: str, size: str, files: list[Path], images: torch.Tensor, rounds: int, memory: bool) -> dict[str, Any]:
+    """Take turns: plain, ours, the ceiling; each round's rates and the medians; with `memory` the peaks too."""
     shape = SIZES[size]
     ours = OurTraining(kind, shape, images)
     batch, steps, device = shape["batch"][kind], shape["steps"], ours.fabric.device
@@ -207,7 +207,7 @@ def measure(kind: str, size: str, files: list[Path], images: torch.Tensor, round
         )
     median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     ratios = [row["ratio"] for row in rows]
-    peaks = {name: peak_of(kind, size, name) for name in ("plain", "ours", "checkpointing")}
+    peaks = {name: peak_of(kind, size, name) for name in ("plain", "ours", "checkpointing") if memory}
     return {
         **{"kind": kind, "size": size, "batch": batch * views, "gflop_an_image": an_image / 1e9},
         **{"median": median, "ratio_range": [min(ratios), max(ratios)], "rounds": rows, "peak_bytes": peaks},
@@ -269,6 +269,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's threads, of both sides")
     parser.add_argument("--data", type=Path, help="a folder of JPEG files; by default they are made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peaks of memory")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
@@ -288,15 +289,15 @@ def main() -> None:
             else:
                 files = write_pictures(Path(name), count, shape["img_size"])
             begun = time.perf_counter()
-            if arguments.data:
-                sources = [arguments.data]
-            else:
-                sources = [Path(name)]
-            images = load_images(sources, shape["img_size"], "rgb", limit=count).images
+            images = load_images([arguments.data or Path(name)], shape["img_size"], "rgb", limit=count).images
             print(f"{size}: {count} pictures read once in {time.perf_counter() - begun:.2f} s", file=sys.stderr)
-            results += [measure(kind, size, files, images, arguments.rounds) for kind in arguments.kinds]
+            results += [
+                measure(kind, size, files, images, arguments.rounds, arguments.memory) for kind in arguments.kinds
+            ]
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {arguments.threads} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} CPUs{load}, {arguments.threads} threads, torch {torch.__version__}"
+    )
     print(f"{machine}; medians of {arguments.rounds} rounds; the plain side's loader has {WORKERS} workers\n")
     print(as_table(results))
     if arguments.json:

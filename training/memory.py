@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -25,6 +26,10 @@ def peak_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return None
+    if sys.platform == "linux":  # not getrusage's: that is the parent's where it was larger, and cannot be reset
+        with suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
