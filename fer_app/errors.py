@@ -3,6 +3,9 @@
     FerError(Exception)                 what went wrong, where, and what to do
     |- InputError(ValueError)           a picture, video or argument that cannot be used
     |  |- ImageDecodeError              the file is no picture, is damaged, or is too large
+    |  |- VideoOpenError                no video can be read from the file, camera or stream
+    |  |- VideoDecodeError              a video that is damaged or ends early; its readable frames were given
+    |- VideoWriteError                  a video that cannot be written: the disk is full, for instance
     |- ModelError
     |  |- ModelNotFoundError            no such bundled model or file
     |  |- ModelContractError            the file carries no contract, or one that does not fit it
@@ -34,6 +37,28 @@ class InputError(FerError, ValueError):
 
 class ImageDecodeError(InputError):
     """A file that is no picture, is damaged, or is larger than the limit on pixels."""
+
+
+class VideoOpenError(InputError):
+    """A file, camera or stream from which no video can be read."""
+
+
+class VideoDecodeError(InputError):
+    """A video that is damaged or ends before it should; everything that could be read was given before.
+
+    Attributes:
+        frames_read: how many frames were decoded, given or left out by the selection.
+        time_s: where the last of them ends, seconds of the video.
+    """
+
+    def __init__(self, message: str, frames_read: int = 0, time_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.frames_read = frames_read
+        self.time_s = time_s
+
+
+class VideoWriteError(FerError):
+    """A video that cannot be written."""
 
 
 class ModelError(FerError):

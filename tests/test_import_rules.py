@@ -22,7 +22,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path 
 
 # Besides the standard library, each folder may import these packages and nothing else.
 THIRD_PARTY = {
-    "fer_app": {"PIL", "cv2", "numpy", "onnxruntime", "pillow_heif", "rich", "typer"},
+    "fer_app": {"PIL", "av", "cv2", "numpy", "onnxruntime", "pillow_heif", "rich", "typer"},
     "models": {"numpy", "timm", "torch"},
     "training": {
         "PIL",
@@ -57,7 +57,7 @@ THIRD_PARTY = {
     },
 }
 # These are welcome in one place alone.
-ONE_PLACE = {"facenet_pytorch": "export/mtcnn_onnx.py", "gradio": "fer_app/ui/"}
+ONE_PLACE = {"facenet_pytorch": "export/mtcnn_onnx.py", "av": "fer_app/video/", "gradio": "fer_app/ui/"}
 # In fer_app these are imported inside functions only: they are slow to import, or not in the base install.
 DEFERRED = {"matplotlib", "onnxruntime", "pillow_heif", "pyarrow", "ray", "trackers"}
 
@@ -72,7 +72,7 @@ OWN = {
 ROWS = (
     {"errors", "labels"},
     {"atomic_file", "contract", "image_files", "results"},
-    {"annotate", "boxes", "image_io", "model_store", "preprocess", "session", "sinks"},
+    {"annotate", "boxes", "image_io", "model_store", "preprocess", "session", "sinks", "video"},
     {"alignment", "classifier", "detection", "quality"},
     {"recognizer"},
     {"__init__"},
@@ -181,6 +181,7 @@ def test_every_folder_has_files() -> None:
         ("fer_app/boxes.py", "try:\n    import lightning\nexcept ImportError:\n    pass", "imports lightning"),
         ("fer_app/boxes.py", "if True:\n    from models.vit import vit_config", "imports models.vit.vit_config"),
         ("fer_app/boxes.py", "import gradio", "belongs in fer_app/ui/"),
+        ("fer_app/boxes.py", "def f():\n    import av", "belongs in fer_app/video/"),
         ("fer_app/boxes.py", "from facenet_pytorch import MTCNN", "belongs in export/mtcnn_onnx.py"),
         ("fer_app/boxes.py", "from fer_app.recognizer import Recognizer", "recognizer is not above boxes"),
         ("fer_app/boxes.py", "from .recognizer import Recognizer", "recognizer is not above boxes"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# No prediction may load one of these, installed or not; the last four are imported only where they are asked for.
+# No prediction may load one of these, installed or not; the last five are imported only where they are asked for.
 BANNED = {
     "torch",
     "torchvision",
@@ -26,6 +26,7 @@ BANNED = {
     "matplotlib",
     "pyarrow",
     "ray",
+    "av",
 }
 SLOW_TO_IMPORT = {"onnxruntime", "cv2"}
 REPORT = """

@@ -1,0 +1,212 @@
+"""Cameras and network streams: always the newest picture, never a queue, and new attempts when the source goes away."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fer_app.errors import InputError, VideoOpenError
+from fer_app.video.colour import Orientation, RgbConverter, square_pixel_size
+from fer_app.video.container import video_stream
+from fer_app.video.frame import VideoFrame
+
+_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp", "rtp")
+_DEVICE = re.compile(r"\d+|/dev/video\d+")
+_FIRST_WAIT_S = 0.5
+_TIME_BASE = Fraction(1, 1_000_000)
+
+# A picture that was received and not yet made RGB: most of them never are, because a newer one came.
+Pending = Callable[[], npt.NDArray[np.uint8]]
+
+
+def is_live(source: str | Path) -> bool:
+    """Whether this names a camera (`0`, `/dev/video0`) or a stream (`rtsp://...`), and not a file."""
+    scheme, separator, _ = str(source).partition("://")
+    return bool(_DEVICE.fullmatch(str(source)) or (separator and scheme.lower() in _SCHEMES))
+
+
+def open_live(
+    source: str | Path, *, max_side_px: int | None = None, timeout_s: float = 10, longest_wait_s: float = 30
+) -> LiveReader:
+    """Connect to a camera or stream and begin to receive.
+
+    Args:
+        source: a number or `/dev/videoN` for a camera; an address that begins with `rtsp://`, `http://` or the like.
+        max_side_px: scale a stream's pictures down until no side is longer.
+        timeout_s: for how long a stream may stay silent before it is taken for gone.
+        longest_wait_s: between two attempts to reconnect; the first comes after half a second, and each wait is twice
+            the one before.
+
+    Raises:
+        VideoOpenError: nothing answers, or it sends no video. Later interruptions raise nothing: they are retried.
+        InputError: the source is neither a camera nor a stream.
+    """
+    if not is_live(source):
+        raise InputError(f"{source}: is no camera (0, /dev/video0) and no stream (rtsp://, http://); open it as a file")
+    return LiveReader(str(source), max_side_px, timeout_s, longest_wait_s)
+
+
+class LiveReader:
+    """Receives in a thread of its own and keeps the newest picture alone; made by `open_live`.
+
+    The times of its pictures are those of their arrival, from the opening, because a source's own clock starts again
+    after an interruption. Their index counts what arrived; what was not fetched in time is missing.
+
+    Attributes:
+        name: the source without user name and password.
+        connected: whether it is being received right now.
+        reconnections: how often it came back.
+        last_problem: why it was away the last time; empty before that.
+    """
+
+    def __init__(self, source: str, max_side_px: int | None, timeout_s: float, longest_wait_s: float) -> None:
+        self.name = re.sub(r"(://)[^/@]*@", r"\1", source)
+        self.connected, self.reconnections, self.last_problem = True, 0, ""
+        self._source, self._max_side_px, self._timeout_s = source, max_side_px, timeout_s
+        self._longest_wait_s = longest_wait_s
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()
+        self._newest: tuple[Pending, int, int] | None = None
+        self._count = 0
+        self._begin = time.monotonic()
+        pictures = self._connect()
+        try:
+            self._receive(next(pictures))
+        except StopIteration:
+            raise VideoOpenError(f"{self.name}: answers, but sends no picture") from None
+        self._thread = threading.Thread(target=self._run, args=(pictures,), name="fer-live", daemon=True)
+        self._thread.start()
+
+    def latest(self, timeout_s: float | None = None) -> VideoFrame | None:
+        """Wait for a picture newer than the last one given, and give the newest.
+
+        Args:
+            timeout_s: None to wait until one comes or `stop` is called.
+
+        Returns:
+            None when the time is over or after `stop`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._stopping.is_set(), timeout_s)
+            newest, self._newest = self._newest, None
+        if newest is None or self._stopping.is_set():
+            return None
+        pending, index, arrival = newest
+        return VideoFrame(pending(), index, arrival, _TIME_BASE)
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Give the newest picture again and again until `stop`."""
+        while (frame := self.latest()) is not None:
+            yield frame
+
+    def __enter__(self) -> LiveReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Receive no more; may be called from any thread. A silent source is let go after its timeout."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(timeout=1)
+
+    def _receive(self, pending: Pending) -> None:
+        arrival = round((time.monotonic() - self._begin) / _TIME_BASE)
+        with self._changed:
+            self._newest = pending, self._count, arrival
+            self._count += 1
+            self._changed.notify_all()
+
+    def _run(self, pictures: Iterator[Pending]) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._stopping.is_set():
+            try:
+                for pending in pictures:
+                    if self._stopping.is_set():
+                        return
+                    if not self.connected:
+                        self.connected, self.reconnections, wait_s = True, self.reconnections + 1, _FIRST_WAIT_S
+                    self._receive(pending)
+                self.last_problem = f"{self.name}: the source ended"
+            except InputError as error:
+                self.last_problem = str(error)
+            self.connected = False
+            if self._stopping.wait(wait_s):
+                return
+            wait_s = min(2 * wait_s, self._longest_wait_s)
+            pictures = self._connect()
+
+    def _connect(self) -> Iterator[Pending]:
+        if _DEVICE.fullmatch(self._source):
+            return _camera(self._source)
+        return _stream(self._source, self.name, self._max_side_px, self._timeout_s)
+
+
+def _camera(source: str) -> Iterator[Pending]:
+    # OpenCV, because it knows the cameras of Linux, macOS and Windows by the same number.
+    number = int(source.removeprefix("/dev/video"))
+    capture = cv2.VideoCapture(number)
+    try:
+        if not capture.isOpened():
+            raise VideoOpenError(f"camera {number}: cannot be opened; is it there, and used by no other program?")
+        while True:
+            arrived, picture = capture.read()
+            if not arrived:
+                raise VideoOpenError(f"camera {number}: sends no more pictures")
+            yield partial(_to_rgb, np.asarray(picture, np.uint8))
+    finally:
+        capture.release()
+
+
+def _to_rgb(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _stream(source: str, name: str, max_side_px: int | None, timeout_s: float) -> Iterator[Pending]:
+    try:
+        container = av.open(
+            source,
+            # No `file`: a playlist from the network must not read the files of this machine.
+            container_options={
+                "protocol_whitelist": "http,https,tcp,tls,udp,rtp,rtsp,rtsps,rtmp,rtmps,hls,crypto",
+                "rtsp_transport": "tcp",
+            },
+            timeout=timeout_s,
+            metadata_errors="replace",
+        )
+    except (av.FFmpegError, OSError) as error:
+        raise VideoOpenError(f"{name}: cannot be reached: {getattr(error, 'strerror', None) or error}") from error
+    with container:
+        stream = video_stream(container, name)
+        # Threads over slices: threads over frames would hold back as many pictures as there are threads.
+        stream.thread_type = "SLICE"
+        ratio = Fraction(stream.sample_aspect_ratio or 1)
+        convert: RgbConverter | None = None
+        try:
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.InvalidDataError:
+                    continue  # a lossy network; the next key frame mends it
+                for frame in frames:
+                    if convert is None:
+                        size = square_pixel_size(frame.width, frame.height, ratio, max_side_px)
+                        convert = RgbConverter(*size, Orientation.of(frame))
+                    yield partial(convert, frame)
+        except (av.FFmpegError, OSError) as error:
+            raise VideoOpenError(f"{name}: broke off: {getattr(error, 'strerror', None) or error}") from error
