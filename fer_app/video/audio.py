@@ -49,16 +49,17 @@ class AudioTrack:
         source: a file with sound.
         output: where it goes; its streams must not have been written to yet.
         origin_s: the source's time that is zero in the output, seconds.
+        transcode: make it AAC even if it could be copied.
     """
 
-    def __init__(self, source: Path, output: OutputContainer, origin_s: Fraction) -> None:
+    def __init__(self, source: Path, output: OutputContainer, origin_s: Fraction, *, transcode: bool = False) -> None:
         self._container = open_file(source)
         stream = audio_stream(self._container)
         self._pending: av.Packet[AudioStream] | None = None
         self._packets: Iterator[av.Packet[AudioStream]] = iter(())
         if stream is None:
             return
-        if _codec(stream) in COPIED:
+        if _codec(stream) in COPIED and not transcode:
             self._out = output.add_stream_from_template(stream, opaque=True)
             self._packets = self._copied(stream, origin_s)
         else:
@@ -93,17 +94,17 @@ class AudioTrack:
                 if packet.is_corrupt:
                     return
                 yield packet
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # the latter when a further stream began midway
             return
 
     def _copied(self, stream: AudioStream, origin_s: Fraction) -> Iterator[av.Packet[AudioStream]]:
-        next_pts: int | None = None
+        next_pts = last_pts = None
         for packet in self._demuxed(stream):
-            if not packet.size:
-                continue
             shift = round(origin_s / Fraction(packet.time_base))
             pts = packet.pts if packet.pts is not None else next_pts if next_pts is not None else shift
-            next_pts = pts + (packet.duration or 1)
+            if not packet.size or (last_pts is not None and pts <= last_pts):
+                continue
+            last_pts, next_pts = pts, pts + (packet.duration or 1)
             packet.pts = packet.dts = pts - shift
             packet.stream = self._out
             yield packet

@@ -208,5 +208,5 @@ def _stream(source: str, name: str, max_side_px: int | None, timeout_s: float) -
                         size = square_pixel_size(frame.width, frame.height, ratio, max_side_px)
                         convert = RgbConverter(*size, Orientation.of(frame))
                     yield partial(convert, frame)
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, IndexError) as error:  # the last when a further stream began midway
             raise VideoOpenError(f"{name}: broke off: {getattr(error, 'strerror', None) or error}") from error

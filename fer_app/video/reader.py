@@ -185,6 +185,8 @@ class VideoReader:
                 packet = next(packets)
             except StopIteration:
                 return
+            except IndexError:  # PyAV's, at the end of a file in which a further stream began midway
+                break
             except av.FFmpegError:
                 self._damages += 1
                 break

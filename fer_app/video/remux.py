@@ -17,10 +17,12 @@ from av.container import InputContainer, OutputContainer
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import VideoOpenError, VideoWriteError
-from fer_app.video.audio import AudioTrack
+from fer_app.video.audio import AudioTrack, audio_action
 from fer_app.video.container import audio_stream, open_file
 
 _SUFFIX = ".partial.mp4"
+# What FFmpeg's muxer says of packets that make no sense; a full disk and its like are other errors.
+_DAMAGED = (av.InvalidDataError, av.ArgumentError, av.OverflowError)
 
 
 @dataclass(frozen=True)
@@ -87,28 +89,49 @@ def recover(target: str | Path) -> Path:
     return path
 
 
-def finish(target: Path, sound: SoundSource | None, *, until_pictures_end: bool) -> None:
+def finish(target: Path, sound: SoundSource | None, *, until_pictures_end: bool) -> str:
     """Make the target from its fragments, and remove them.
+
+    Sound that cannot be copied because it is damaged is transcoded, and left out when that fails too: the pictures are
+    worth more.
 
     Args:
         target: the video.
         sound: where its sound comes from; None for none.
         until_pictures_end: end the sound with the pictures, where it would otherwise go on to its own end.
 
+    Returns:
+        What became of the sound, in the words of `audio_action`.
+
     Raises:
+        VideoOpenError: the source of the sound is gone; the fragments stay.
         VideoWriteError: the video cannot be written; the fragments stay.
     """
-    fragments = partial_path(target)
+    action = audio_action(None if sound is None else Path(sound.path))
     try:
-        with replacing(target) as temporary, av.open(f"file:{fragments}") as pictures:
-            scale = _movie_timescale(pictures, sound)
-            # The index goes to the front, so that a browser need not fetch the end before it plays.
-            options = {"movflags": "+faststart", "movie_timescale": str(scale)}
-            with av.open(f"file:{temporary}", "w", format="mp4", options=options) as output:
-                _copy(pictures, output, sound, until_pictures_end)
+        try:
+            _make(target, sound, until_pictures_end, transcode=False)
+        except _DAMAGED:
+            try:
+                _make(target, sound, until_pictures_end, transcode=True)
+                action = "transcoded (the source's is damaged)"
+            except _DAMAGED:
+                _make(target, None, until_pictures_end, transcode=False)
+                action = "none (the source's is damaged)"
     except (OSError, av.FFmpegError) as error:
         raise write_error(target, error) from error
-    fragments.unlink()
+    partial_path(target).unlink()
+    return action
+
+
+def _make(target: Path, sound: SoundSource | None, until_pictures_end: bool, *, transcode: bool) -> None:
+    fragments = partial_path(target)
+    with replacing(target) as temporary, av.open(f"file:{fragments}") as pictures:
+        scale = _movie_timescale(pictures, sound)
+        # The index goes to the front, so that a browser need not fetch the end before it plays.
+        options = {"movflags": "+faststart", "movie_timescale": str(scale)}
+        with av.open(f"file:{temporary}", "w", format="mp4", options=options) as output:
+            _copy(pictures, output, sound, until_pictures_end, transcode=transcode)
 
 
 def _movie_timescale(pictures: InputContainer, sound: SoundSource | None) -> int:
@@ -153,11 +176,18 @@ def write_error(target: Path, error: OSError | av.FFmpegError) -> VideoWriteErro
 
 
 def _copy(
-    pictures: InputContainer, output: OutputContainer, sound: SoundSource | None, until_pictures_end: bool
+    pictures: InputContainer,
+    output: OutputContainer,
+    sound: SoundSource | None,
+    until_pictures_end: bool,
+    *,
+    transcode: bool,
 ) -> None:
     stream = pictures.streams.video[0]
     out = output.add_stream_from_template(stream, opaque=True)
-    track = None if sound is None else AudioTrack(Path(sound.path), output, Fraction(sound.origin))
+    track = None
+    if sound is not None:
+        track = AudioTrack(Path(sound.path), output, Fraction(sound.origin), transcode=transcode)
     end = Fraction(0)
     try:
         for packet in pictures.demux(stream):

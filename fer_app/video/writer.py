@@ -47,7 +47,8 @@ class VideoWriter:
         threads: encoding threads; None lets x264 choose.
 
     Attributes:
-        audio_action: what becomes of the sound: `none`, `copied (aac)`, `transcoded (vorbis to aac)`.
+        audio_action: what becomes of the sound: `none`, `copied (aac)`, `transcoded (vorbis to aac)`; after `close`,
+            what became of it, e.g. `transcoded (the source's is damaged)`.
         frames_written: pictures that were taken.
         frames_dropped: pictures that were not, because they are not later than the one before.
 
@@ -164,7 +165,7 @@ class VideoWriter:
         if not self.frames_written:
             partial_path(self.path).unlink(missing_ok=True)
             return None
-        finish(self.path, self._sound, until_pictures_end=not complete)
+        self.audio_action = finish(self.path, self._sound, until_pictures_end=not complete)
         return self.path
 
     def _open(self, info: VideoInfo, options: dict[str, str], bit_rate: int | None) -> None:

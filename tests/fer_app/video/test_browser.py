@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import queue
@@ -9,46 +10,84 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from tests.fer_app.video.conftest import make_clip
 
 from fer_app.video import VideoReader, VideoWriter
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 
-# Plays the video from the start, and afterwards jumps close to its end; then tells what happened.
+# Plays each video from the start, then jumps close to its end, and tells what happened.
 PAGE = b"""<!doctype html><video muted preload=auto></video><script>
-const video = document.querySelector('video'), events = [];
-const tell = () => fetch('/told', {method: 'POST', body: JSON.stringify({
-  events, error: video.error && video.error.message, duration: video.duration, played, shown: shown(),
-  ended: video.ended, width: video.videoWidth, height: video.videoHeight, sound: video.webkitAudioDecodedByteCount})});
-const shown = () => video.getVideoPlaybackQuality().totalVideoFrames;
-let played = 0;
-for (const name of ['loadedmetadata', 'canplaythrough', 'playing', 'seeked', 'ended', 'error'])
+const video = document.querySelector('video');
+const later = (name) => new Promise((resolve) => video.addEventListener(name, resolve, {once: true}));
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+let events = [];
+for (const name of ['loadedmetadata', 'canplaythrough', 'playing', 'ended', 'error'])
   video.addEventListener(name, () => events.push(name));
-video.addEventListener('error', tell);
-video.addEventListener('ended', tell);
-video.addEventListener('canplaythrough', () => video.play().then(() => setTimeout(() => {
-  played = video.currentTime; video.currentTime = video.duration - 0.3;
-}, 700)), {once: true});
-setTimeout(tell, 15000);
-video.src = '/video.mp4';
+async function play(name) {
+  events = [];
+  let played = 0;
+  const ready = later('canplaythrough');
+  video.src = name;
+  await ready;
+  await video.play();
+  await wait(700);
+  played = video.currentTime;
+  const ended = later('ended');
+  video.currentTime = video.duration - 0.3;
+  await ended;
+  return {played};
+}
+(async () => {
+  for (const name of await (await fetch('/names')).json()) {
+    const what = await Promise.race([play(name), later('error'), wait(15000)]);
+    await fetch('/told', {method: 'POST', body: JSON.stringify({
+      name, events, played: what && what.played, error: video.error && video.error.message, duration: video.duration,
+      ended: video.ended, width: video.videoWidth, height: video.videoHeight,
+      shown: video.getVideoPlaybackQuality().totalVideoFrames, sound: video.webkitAudioDecodedByteCount})});
+  }
+})();
 </script>"""
 
 
-def play(video: Path, profile: Path) -> dict[str, Any]:
-    """Let Chromium play a file from a server of this machine, which answers ranges as servers do; what it told."""
+class Clip(NamedTuple):
+    """A source, and what the browser should say of the copy."""
+
+    what: dict[str, Any]
+    sound: str | None
+    size: tuple[int, int] = (64, 48)
+
+
+VARIABLE = [3003 * time for time in (0, 3, 4, 9, 10, 11, 25, 26, 40, 41, 42, 43, 59)]
+CLIPS = {
+    "aac.mp4": Clip({}, "aac"),
+    "mp3.avi": Clip({"codec": "mpeg4"}, "libmp3lame"),
+    "opus.webm": Clip({"codec": "libvpx"}, "libopus"),
+    "flac.mkv": Clip({}, "flac"),
+    "pcm_and_turned.mov": Clip({"rotation": 90}, "pcm_s16le", (48, 64)),
+    "odd_and_silent.webm": Clip({"codec": "libvpx-vp9", "size": (65, 49)}, None, (66, 50)),
+    "late.ts": Clip({"times": range(1000, 1050)}, "aac"),
+    "variable.mp4": Clip({"times": VARIABLE, "time_base": Fraction(1, 90000)}, "aac"),
+    "high.mp4": Clip({"size": (1280, 720), "options": {"preset": "ultrafast"}}, "aac", (1280, 720)),
+}
+
+
+def play(videos: dict[str, Path], profile: Path) -> dict[str, dict[str, Any]]:
+    """Let Chromium play files from a server of this machine, which answers ranges as servers do; what it told."""
     told: queue.Queue[dict[str, Any]] = queue.Queue()
-    content = video.read_bytes()
+    contents = {f"/{name}": (path.read_bytes(), "video/mp4") for name, path in videos.items()}
+    contents["/"] = PAGE, "text/html"
+    contents["/names"] = json.dumps(list(videos)).encode(), "application/json"
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body, kind = (content, "video/mp4") if self.path == "/video.mp4" else (PAGE, "text/html")
+            body, kind = contents.get(self.path, (b"", "text/plain"))
             wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             self.send_response(206 if wanted else 200)
             if wanted:
@@ -59,7 +98,8 @@ def play(video: Path, profile: Path) -> dict[str, Any]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the browser has enough
+                self.wfile.write(body)
 
         def do_POST(self) -> None:
             told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -71,7 +111,7 @@ def play(video: Path, profile: Path) -> dict[str, Any]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     assert CHROMIUM is not None
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required")
     browser = subprocess.Popen(
@@ -80,7 +120,8 @@ def play(video: Path, profile: Path) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        return told.get(timeout=90)
+        results = [told.get(timeout=90) for _ in videos]
+        return {result["name"]: result for result in results}
     finally:
         browser.terminate()
         browser.wait()
@@ -88,50 +129,32 @@ def play(video: Path, profile: Path) -> dict[str, Any]:
         server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("name", "what", "sound", "seconds", "size"),
-    [
-        ("aac.mp4", {}, "aac", 2, (64, 48)),
-        ("mp3.avi", {"codec": "mpeg4"}, "libmp3lame", 2, (64, 48)),
-        ("opus.webm", {"codec": "libvpx"}, "libopus", 2, (64, 48)),
-        ("flac.mkv", {}, "flac", 2, (64, 48)),
-        ("pcm.mov", {"rotation": 90}, "pcm_s16le", 2, (48, 64)),
-        ("odd_and_silent.webm", {"codec": "libvpx-vp9", "size": (65, 49)}, None, 2, (66, 50)),
-        ("late.ts", {"times": range(1000, 1050)}, "aac", 42, (64, 48)),
-        (
-            "variable.mp4",
-            {
-                "times": [3003 * time for time in (0, 3, 4, 9, 10, 11, 25, 26, 40, 41, 42, 43, 59)],
-                "time_base": Fraction(1, 90000),
-            },
-            "aac",
-            2,
-            (64, 48),
-        ),
-    ],
-)
-def test_what_is_written_plays(
-    clip: Callable[..., Path],
-    tmp_path: Path,
-    name: str,
-    what: dict[str, Any],
-    sound: str | None,
-    seconds: float,
-    size: tuple[int, int],
-) -> None:
-    sounds = [{"codec": sound, "seconds": 2}] if sound else []
-    source = clip(name, sounds=sounds, **{"times": range(50)} | what)
-    target = tmp_path / "out.mp4"
-    with VideoReader(source) as reader, VideoWriter(target, reader.info, source_audio=source) as writer:
-        for frame in reader:
-            writer.write(frame)
-        writer.close(end_s=reader.end_s)
-    told = play(target, tmp_path / "profile")
-    assert told["error"] is None
-    assert told["events"][:3] == ["loadedmetadata", "canplaythrough", "playing"]
-    assert told["ended"], told
-    assert told["duration"] == pytest.approx(max(seconds, reader.end_s), abs=0.03)
-    assert (told["width"], told["height"]) == size
-    assert told["played"] > 0.3
-    assert told["shown"] > 3
-    assert (told["sound"] > 0) == (sound is not None)
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the browser said of the copy of each clip; `wanted_s` is how long it should be."""
+    folder = tmp_path_factory.mktemp("browser")
+    videos, wanted = {}, {}
+    for name, (what, sound, _) in CLIPS.items():
+        sounds = [{"codec": sound, "seconds": 2}] if sound else []
+        source = make_clip(folder / name, sounds=sounds, **{"times": range(50)} | what)
+        videos[name] = folder / f"out {name}.mp4"
+        with VideoReader(source) as reader, VideoWriter(videos[name], reader.info, source_audio=source) as writer:
+            for frame in reader:
+                writer.write(frame)
+            writer.close(end_s=reader.end_s)
+        wanted[name] = max(reader.end_s, 2)
+    results = play(videos, folder / "profile")
+    return {name: result | {"wanted_s": wanted[name]} for name, result in results.items()}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_what_is_written_plays(told: dict[str, dict[str, Any]], name: str) -> None:
+    clip, result = CLIPS[name], told[name]
+    assert result["error"] is None
+    assert result["events"][:3] == ["loadedmetadata", "canplaythrough", "playing"]
+    assert result["ended"], result
+    assert result["duration"] == pytest.approx(result["wanted_s"], abs=0.03)
+    assert (result["width"], result["height"]) == clip.size
+    assert result["played"] > 0.3
+    assert result["shown"] > 3
+    assert (result["sound"] > 0) == (clip.sound is not None)

@@ -222,6 +222,22 @@ def test_other_sound_becomes_aac_in_step(clip: Clip, tmp_path: Path, name: str, 
         assert np.corrcoef(after[: len(again)], again[: len(after)])[0, 1] > 0.97
 
 
+def test_damaged_sound_is_saved_as_far_as_it_can_be(clip: Clip, tmp_path: Path) -> None:
+    source, target = clip("a.ts", times=range(50), sounds=[{"codec": "aac", "seconds": 2}]), tmp_path / "out.mp4"
+    content = source.read_bytes()
+    heads = [place for place in range(len(content) // 2, len(content)) if content[place : place + 2] == b"\xff\xf1"]
+    broken = bytearray(content)
+    for place in heads[3:5]:
+        broken[place : place + 4] = b"\x00\x13\x37\x00"
+    source.write_bytes(broken)
+    assert copy(source, target).audio_action == "transcoded (the source's is damaged)"
+    assert len(pictures(target)) == 50
+    heard, rate, _ = decoded_sound(target)
+    assert np.abs(heard[: int(0.8 * rate)]).max() > 0.2
+    assert np.abs(heard[int(1.6 * rate) : int(1.9 * rate)]).max() > 0.2  # it goes on afterwards
+    assert not partial_path(target).exists()
+
+
 def test_the_default_sound_is_taken(clip: Clip, tmp_path: Path) -> None:
     sounds = [{"codec": "libopus", "default": False}, {"codec": "aac", "default": True}]
     source, target = clip("two.mkv", sounds=sounds), tmp_path / "out.mp4"
@@ -483,7 +499,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_fragments(
 ) -> None:
     source, target = clip("a.mp4", sounds=[{"codec": "aac"}]), tmp_path / "out.mp4"
 
-    def full(*arguments: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with VideoReader(source) as reader:
