@@ -1,6 +1,7 @@
 """Time reading and writing a 720p video, per picture, and print what the presets of x264 cost.
 
     python benchmarks/video_io.py [--frames 300] [--presets superfast veryfast faster] [--clip PATH]
+    python benchmarks/video_io.py --frames 3600 --memory
 
 Without `--clip` the video is made first: the portrait in examples/ moving behind a window of 1280 x 720 px, with a
 little noise that changes from picture to picture, 30 a second. Processor time is that of all threads; wall time is only
@@ -94,12 +95,24 @@ def measure_writing(path: Path, presets: list[str], crfs: list[float]) -> None:
             print(f"| {preset} | {crf:g} | {spent} | {closed:.0f} | {rate:.2f} | {quality:.1f} |", flush=True)
 
 
+def measure_memory(path: Path) -> None:
+    """Print this process's memory while a video is read and written, every 600 pictures. Linux only."""
+    print("\n| picture | memory, MB |\n|---|---|")
+    with VideoReader(path) as reader, VideoWriter(path.with_name("written.mp4"), reader.info) as writer:
+        for frame in reader:
+            writer.write(frame)
+            if frame.index % 600 == 599:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                print(f"| {frame.index + 1} | {pages * resource.getpagesize() / 1e6:.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=300, help="pictures of the video that is made")
     parser.add_argument("--clip", type=Path, help="read this one instead; its first 300 pictures are written")
     parser.add_argument("--presets", nargs="+", default=["ultrafast", "superfast", "veryfast", "faster", "medium"])
     parser.add_argument("--crf", nargs="+", type=float, default=[20, 23])
+    parser.add_argument("--memory", action="store_true", help="print the memory over the length of the video instead")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +126,9 @@ def main() -> None:
             with VideoWriter(path, info, crf=18) as writer:
                 for number, image in enumerate(made(arguments.frames)):
                     writer.write(VideoFrame(image, number, number, Fraction(1, 30), 1))
+        if arguments.memory:
+            measure_memory(path)
+            return
         measure_reading(path)
         measure_writing(path, arguments.presets, arguments.crf)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fer_app.errors import InputError, VideoOpenError
 from fer_app.video.colour import Orientation, RgbConverter, square_pixel_size
 from fer_app.video.container import video_stream
-from fer_app.video.frame import VideoFrame
+from fer_app.video.frame import VideoFrame, VideoInfo
 
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "tcp", "rtp")
 _DEVICE = re.compile(r"\d+|/dev/video\d+")
@@ -65,6 +65,7 @@ class LiveReader:
 
     Attributes:
         name: the source without user name and password.
+        info: size and time base of the pictures, for a `VideoWriter`; nothing else is known of a live source.
         connected: whether it is being received right now.
         reconnections: how often it came back.
         last_problem: why it was away the last time; empty before that.
@@ -82,9 +83,27 @@ class LiveReader:
         self._begin = time.monotonic()
         pictures = self._connect()
         try:
-            self._receive(next(pictures))
+            first = next(pictures)
         except StopIteration:
             raise VideoOpenError(f"{self.name}: answers, but sends no picture") from None
+        height, width, _ = first().shape
+        self.info = VideoInfo(
+            source=self.name,
+            width=width,
+            height=height,
+            rotation=0,
+            mirrored=False,
+            sample_aspect_ratio=Fraction(1),
+            codec="",
+            average_fps=None,
+            time_base=_TIME_BASE,
+            duration_s=None,
+            frame_count=None,
+            is_variable_rate=True,
+            audio_codec=None,
+            origin_s=Fraction(0),
+        )
+        self._receive(first)
         self._thread = threading.Thread(target=self._run, args=(pictures,), name="fer-live", daemon=True)
         self._thread.start()
 

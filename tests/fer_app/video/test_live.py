@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 from tests.fer_app.video.conftest import corners, draw, read_number
 
 from fer_app.errors import InputError, VideoOpenError
-from fer_app.video import is_live, live, open_live
+from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live
 
 PERIOD_S = 0.02
 
@@ -89,6 +90,17 @@ def test_pictures_arrive_upright_in_order_with_their_times(camera: Camera) -> No
     assert times == sorted(set(times))
     assert 0 <= times[0] < times[-1] < 5
     assert frames[0].image.shape == (48, 64, 3)
+
+
+def test_what_arrives_can_be_written(camera: Camera, tmp_path: Path) -> None:
+    with open_live(camera.url) as reader, VideoWriter(tmp_path / "out.mp4", reader.info) as writer:
+        frames = list(itertools.islice(reader, 8))
+        for frame in frames:
+            writer.write(frame)
+    with VideoReader(tmp_path / "out.mp4") as copy:
+        written = list(copy)
+    assert [frame.time_s for frame in written] == [frame.time_s for frame in frames]
+    assert [read_number(frame.image) for frame in written] == [read_number(frame.image) for frame in frames]
 
 
 def test_a_slow_receiver_gets_the_newest_and_no_queue(camera: Camera) -> None:
