@@ -238,6 +238,18 @@ def test_damaged_sound_is_saved_as_far_as_it_can_be(clip: Clip, tmp_path: Path) 
     assert not partial_path(target).exists()
 
 
+def test_sound_and_pictures_of_an_arbitrary_clock_move_together(clip: Clip, tmp_path: Path) -> None:
+    sounds = [{"codec": "aac", "start": 4.2}]
+    source, target = clip("a.ts", times=range(100, 120), sounds=sounds), tmp_path / "out.mp4"
+    assert copy(source, target).audio_action == "copied (aac)"
+    with VideoReader(source) as reader:
+        origin = reader.info.origin_s
+    assert origin == 4
+    before, after = audio_packets(source), audio_packets(target)
+    assert [data for data, _ in after] == [data[7:] for data, _ in before]  # MPEG-TS puts a head before each
+    assert max(abs(a - (b - origin)) for (_, a), (_, b) in zip(after, before, strict=True)) <= Fraction(1, 96000)
+
+
 def test_the_default_sound_is_taken(clip: Clip, tmp_path: Path) -> None:
     sounds = [{"codec": "libopus", "default": False}, {"codec": "aac", "default": True}]
     source, target = clip("two.mkv", sounds=sounds), tmp_path / "out.mp4"
