@@ -14,6 +14,9 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Overlap = Literal["union", "smaller"]
 
+# Rows of the table of overlaps that `suppress` makes at once, so that it stays in the cache.
+_SUPPRESSED_AT_ONCE = 64
+
 
 def box_areas(boxes: Float32, *, extra_px: int = 0) -> Float32:
     """Area of each box.
@@ -66,24 +69,65 @@ def suppress(
     rank = (
         np.argsort(confidence, kind="stable")[::-1] if overlap == "smaller" else np.argsort(-confidence, kind="stable")
     )
-    x0, y0, x1, y1 = boxes[rank].T
+    columns = boxes[rank].T
+    better, worse = [], []
+    for start in range(0, len(rank), _SUPPRESSED_AT_ONCE):
+        block = columns[:, start : start + _SUPPRESSED_AT_ONCE]
+        near = overlaps(block[:, :, None], columns[:, None, start:], threshold, overlap=overlap, extra_px=extra_px)
+        one, other = np.nonzero(np.triu(near, 1))
+        better.append(one + start)
+        worse.append(other + start)
+    if len(better) == 0:
+        return np.zeros(0, np.intp)
+    return np.asarray(rank[undominated(len(rank), np.concatenate(better), np.concatenate(worse))], np.intp)
+
+
+def overlaps(
+    a: Float32, b: Float32, threshold: float, *, overlap: Overlap = "union", extra_px: int = 0
+) -> npt.NDArray[np.bool_]:
+    """Tell which boxes overlap by more than a threshold.
+
+    Args:
+        a: float32, (4, ...), the coordinates first.
+        b: float32, (4, ...), of a shape that broadcasts with that of `a`.
+        threshold: as `suppress` takes it, and so are the others.
+        overlap: see `suppress`.
+        extra_px: see the module.
+
+    Returns:
+        bool, of the shape that both have together, without its first axis.
+    """
     extra = np.float32(extra_px)
-    areas = (x1 - x0 + extra) * (y1 - y0 + extra)
-    alive = np.arange(len(rank))
-    kept: list[int] = []
-    while alive.size:
-        first, rest = alive[0], alive[1:]
-        kept.append(int(first))
-        width = np.minimum(x1[first], x1[rest]) - np.maximum(x0[first], x0[rest]) + extra
-        height = np.minimum(y1[first], y1[rest]) - np.maximum(y0[first], y0[rest]) + extra
-        intersection = np.maximum(width, 0) * np.maximum(height, 0)
-        if overlap == "smaller":
-            whole = np.minimum(areas[first], areas[rest])
-        else:
-            whole = areas[first] + areas[rest] - intersection
-        # A product instead of a quotient: boxes without area overlap nothing and divide nothing.
-        alive = rest[intersection <= threshold * whole]
-    return np.asarray(rank[kept], np.intp)
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]) + extra
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]) + extra
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    area_a, area_b = ((box[2] - box[0] + extra) * (box[3] - box[1] + extra) for box in (a, b))
+    whole = np.minimum(area_a, area_b) if overlap == "smaller" else area_a + area_b - intersection
+    # A product instead of a quotient: boxes without area overlap nothing and divide nothing.
+    return np.asarray(intersection > threshold * whole)
+
+
+def undominated(count: int, better: npt.NDArray[np.intp], worse: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Decide who stays when each one that stays removes all that it is better than.
+
+    Every round keeps those that nobody better is left for, and removes what they dominate; a few rounds settle it.
+
+    Args:
+        count: how many there are.
+        better: intp, (P,), the better one of each pair; there must be no circle.
+        worse: intp, (P,), the other one.
+
+    Returns:
+        bool, (count,), who stays.
+    """
+    stays = np.ones(count, bool)
+    while better.size:
+        safe = stays.copy()
+        safe[worse] = False
+        stays[worse[safe[better]]] = False
+        open_ = stays[better] & stays[worse]
+        better, worse = better[open_], worse[open_]
+    return stays
 
 
 def squared(boxes: Float32) -> Float32:

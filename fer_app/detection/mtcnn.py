@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from fer_app.detection import cascade
 from fer_app.detection.area_resize import Frame
+from fer_app.detection.proposals import ALONE, WINDOW_PX, Crew, Stage
 from fer_app.errors import InputError
 from fer_app.model_store import resolve_detector
 from fer_app.results import Detections
-from fer_app.session import open_session
+from fer_app.session import open_session, parse_device, physical_cores
 
 # MTCNN names left and right as the picture shows them, this project as the subject has them.
 _TO_SUBJECT_ORDER = [1, 0, 2, 4, 3]
+# What a network gets at once on a CPU, so that its feature maps fit into a core's cache (pixels for P-Net, then
+# crops), and on an accelerator, which wants more to do and has other limits.
+_CPU_PORTIONS = {"pnet": 2**16, "rnet": 64, "onet": 8}
+_ACCELERATOR_PORTIONS = {"pnet": 2**20, "rnet": 512, "onet": 256}
+# Pictures of one call are taken together up to so many pixels, and further ones after that: bounds memory.
+_PIXELS_AT_ONCE = 2**23
 
 
 class MtcnnDetector:
@@ -45,14 +53,14 @@ class MtcnnDetector:
             thresholds: least face probability after P-, R- and O-Net.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
             device: as `fer_app.session.open_session` takes it.
-            threads: CPU threads of one run; `None` is one per physical core.
+            threads: CPU threads that share the work; `None` is one per physical core.
 
         Raises:
             InputError: a setting out of its range.
             ProviderUnavailableError: the device cannot be used.
         """
-        if not min_face_px >= cascade.PNET_WINDOW_PX:
-            raise InputError(f"min_face_px is {min_face_px}; MTCNN's smallest window is {cascade.PNET_WINDOW_PX} px")
+        if not min_face_px >= WINDOW_PX:
+            raise InputError(f"min_face_px is {min_face_px}; MTCNN's smallest window is {WINDOW_PX} px")
         if len(thresholds) != 3 or not all(0 <= value <= 1 for value in thresholds):
             raise InputError(f"thresholds are {thresholds}; they are three probabilities, for P-, R- and O-Net")
         if max_faces is not None and max_faces < 1:
@@ -60,9 +68,10 @@ class MtcnnDetector:
         self.min_face_px = min_face_px
         self.thresholds = thresholds
         self.max_faces = max_faces
-        self._pnet, self.device = _load("pnet", device, threads)
-        self._rnet, _ = _load("rnet", device, threads)
-        self._onet, _ = _load("onet", device, threads)
+        self._pnet, self.device = _load("pnet", device)
+        self._rnet, _ = _load("rnet", device)
+        self._onet, _ = _load("onet", device)
+        self._crew = _crew(physical_cores() if threads is None else threads)
 
     def detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         """Find the faces of several pictures, which may differ in size.
@@ -80,12 +89,13 @@ class MtcnnDetector:
         for i, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 raise InputError(f"picture {i} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
-        if not images:
-            return []
-        frames = [Frame(image) for image in images]
-        candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0])
-        candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1])
-        faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2])
+        return [found for group in _groups(images) for found in self._detect_together(group)]
+
+    def _detect_together(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        frames = list(self._crew.map(Frame, images))
+        candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0], self._crew)
+        candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1], self._crew)
+        faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2], self._crew)
         size = faces.boxes[:, 2:] - faces.boxes[:, :2]
         # A box that regression has turned inside out is no place in the picture.
         real = (size > 0).all(axis=1)
@@ -106,6 +116,26 @@ class MtcnnDetector:
         )
 
 
-def _load(name: str, device: str, threads: int | None) -> tuple[cascade.Network, str]:
-    session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=threads)
-    return lambda images: session.run({"images": images}), session.device
+def _load(name: str, device: str) -> tuple[Stage, str]:
+    # One thread a run: runs share the cores, and what lies between them does too.
+    session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=1)
+    portions = _CPU_PORTIONS if parse_device(session.device).kind == "cpu" else _ACCELERATOR_PORTIONS
+    return Stage(lambda images: session.run({"images": images})[0], portions[name]), session.device
+
+
+def _crew(threads: int) -> Crew:
+    """Threads that wait for work; they end when nobody holds them any more."""
+    return Crew(threads, ThreadPoolExecutor(threads, "detection").map) if threads > 1 else ALONE
+
+
+def _groups(images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:
+    group: list[npt.NDArray[np.uint8]] = []
+    pixels = 0
+    for image in images:
+        pixels += image.shape[0] * image.shape[1]
+        if group and pixels > _PIXELS_AT_ONCE:
+            yield group
+            group, pixels = [], image.shape[0] * image.shape[1]
+        group.append(image)
+    if group:
+        yield group

@@ -10,7 +10,8 @@ import torch
 
 from export.mtcnn_onnx import BUILDERS, NETWORKS, build_model, main
 from fer_app.boxes import pairwise_iou
-from fer_app.detection import MtcnnDetector, area_resize, cascade
+from fer_app.detection import MtcnnDetector, area_resize
+from fer_app.detection.proposals import face_probability
 from fer_app.session import open_session
 
 facenet_pytorch = pytest.importorskip("facenet_pytorch", reason="facenet-pytorch comes with the extra [export]")
@@ -41,15 +42,33 @@ def scene(name: str, astronaut: np.ndarray) -> np.ndarray:
             return astronaut[90:300, 215:480].copy()
         case ["suit"]:
             return astronaut[230:].copy()
+        case ["rows", seed]:
+            return rows_of_faces(int(seed), astronaut)
+        case ["noise", seed]:
+            return np.random.default_rng(int(seed)).integers(0, 256, (211, 307, 3), np.uint8)
     crowd = np.random.default_rng(0).integers(60, 120, (720, 1280, 3), np.uint8)
     for side, x, y in ((512, 0, 0), (300, 520, 20), (256, 900, 30), (200, 530, 400), (160, 800, 380), (128, 1100, 500)):
         crowd[y : y + side, x : x + side] = resized(astronaut, side, side)
     return crowd
 
 
+def rows_of_faces(seed: int, astronaut: np.ndarray) -> np.ndarray:
+    """21 faces of random sizes, darker and brighter, mirrored or not, with noise: 480 x 854 px."""
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (480, 854, 3), np.uint8)
+    for row in range(3):
+        for column in range(7):
+            side = int(rng.integers(70, 120))
+            face = resized(astronaut[30:260, 110:340], side, side)[:, :: rng.choice([-1, 1])]
+            y, x = row * 160 + int(rng.integers(0, 160 - side)), column * 122 + int(rng.integers(0, 122 - side))
+            face = face * rng.uniform(0.6, 1.1) + rng.normal(0, rng.uniform(0, 12), face.shape)
+            picture[y : y + side, x : x + side] = face.clip(0, 255)
+    return picture
+
+
 SCENES = [
     *("scaled 96", "scaled 200", "scaled 512", "scaled 1000", "stretched", "turned -30", "turned 20", "turned 180"),
-    *("mirrored", "gray", "cut", "suit", "crowd"),
+    *("mirrored", "gray", "cut", "suit", "crowd", "rows 1", "rows 2", "rows 3", "noise 1", "noise 2"),
 ]
 
 
@@ -77,7 +96,7 @@ def test_same_faces_as_facenet_pytorch(detectors, astronaut, name):
 def test_the_same_where_pictures_are_taken_in_parts(detectors, astronaut, name, monkeypatch):
     monkeypatch.setattr(area_resize, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(area_resize, "BAND_PIXELS", 50_000)
-    monkeypatch.setattr(cascade, "PNET_PIXELS_PER_RUN", 20_000)
+    monkeypatch.setattr(detectors[1], "_pnet", detectors[1]._pnet._replace(portion=20_000))
     compare(*detectors, scene(name, astronaut))
 
 
@@ -99,10 +118,24 @@ def compare(theirs, ours, picture):
 def test_the_scenes_hold_what_they_should(detectors, astronaut):
     # Otherwise the comparison above could agree on nothing.
     _, ours = detectors
-    counts = {name: len(ours.detect([scene(name, astronaut)])[0]) for name in ("scaled 512", "suit", "crowd")}
+    names = ("scaled 512", "suit", "crowd", "rows 1", "rows 2", "rows 3")
+    counts = {name: len(ours.detect([scene(name, astronaut)])[0]) for name in names}
     assert counts["scaled 512"] == 1
     assert counts["suit"] == 0
     assert counts["crowd"] >= 5
+    assert min(counts[f"rows {seed}"] for seed in (1, 2, 3)) >= 15
+
+
+def test_a_batch_gives_what_each_picture_gives(detectors, astronaut):
+    names = ["rows 1", "suit", "rows 2", "scaled 200", "rows 3"]
+    theirs, ours = detectors
+    for name, found in zip(names, ours.detect([scene(name, astronaut) for name in names]), strict=True):
+        boxes, probs = theirs.detect(scene(name, astronaut))
+        assert len(found) == (0 if boxes is None else len(boxes))
+        if boxes is not None:
+            order, expected = np.lexsort(found.boxes.T), np.lexsort(boxes.astype(np.float32).T)
+            np.testing.assert_allclose(found.boxes[order], boxes[expected].astype(np.float32), atol=0.1, rtol=0)
+            np.testing.assert_allclose(found.confidence[order], probs[expected].astype(np.float32), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -110,13 +143,13 @@ def test_each_network_computes_what_torch_does(name):
     session = open_session(build_model(name).SerializeToString(), device="cpu")
     network = NETWORKS[name]().eval()
     for batch, height, width in SHAPES[name]:
-        images = np.random.default_rng(0).uniform(-1, 1, (batch, 3, height, width)).astype(np.float32)
+        images = np.random.default_rng(0).uniform(0, 255, (batch, 3, height, width)).astype(np.float32)
         with torch.no_grad():
-            boxes, *landmarks, probs = (value.numpy() for value in network(torch.from_numpy(images)))
-        expected = [probs[:, 1], boxes, *landmarks]
-        outputs = session.run({"images": images})
-        for ours, theirs in zip(outputs, expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+            normalised = torch.from_numpy((images - 127.5) / 128)
+            boxes, *landmarks, probs = (value.numpy() for value in network(normalised))
+        (values,) = session.run({"images": images})
+        np.testing.assert_allclose(face_probability(values[:, 0]), probs[:, 1], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(values[:, 1:], np.concatenate([boxes, *landmarks], axis=1), atol=1e-5, rtol=0)
 
 
 def test_the_bundled_files_are_what_the_exporter_writes(tmp_path, repository):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fer_app.boxes import box_areas, moved, pairwise_iou, squared, suppress
+from fer_app.boxes import box_areas, moved, overlaps, pairwise_iou, squared, suppress, undominated
 
 
 def random_boxes(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def slow_suppress(boxes, confidence, threshold, overlap, extra):
 
 @pytest.mark.parametrize("overlap", ["union", "smaller"])
 @pytest.mark.parametrize("extra", [0, 1])
-@pytest.mark.parametrize("n", [0, 1, 2, 60])
+@pytest.mark.parametrize("n", [0, 1, 2, 60, 130])
 def test_suppress_equals_the_slow_one(n, extra, overlap):
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -66,6 +66,24 @@ def test_the_inclusive_pixel_counts():
     confidence = np.array([0.9, 0.8], np.float32)
     assert len(suppress(boxes, confidence, 0.0)) == 2
     assert len(suppress(boxes, confidence, 0.0, extra_px=1)) == 1
+
+
+def test_overlaps_equals_the_slow_one():
+    boxes = random_boxes(np.random.default_rng(0), 40)
+    for overlap, extra in (("union", 0), ("smaller", 1)):
+        expected = [[slow_overlap(x, y, overlap, extra) > 0.4 for y in boxes.tolist()] for x in boxes.tolist()]
+        columns = boxes.T
+        found = overlaps(columns[:, :, None], columns[:, None], 0.4, overlap=overlap, extra_px=extra)
+        assert found.tolist() == expected
+
+
+def test_who_was_removed_removes_nobody():
+    # 0 beats 1 beats 2 beats 3, and 4 is alone.
+    assert undominated(5, np.array([0, 1, 2]), np.array([1, 2, 3])).tolist() == [True, False, True, False, True]
+    # The same pairs in another order, one of them twice.
+    assert undominated(5, np.array([2, 0, 1, 0]), np.array([3, 1, 2, 1])).tolist() == [True, False, True, False, True]
+    none = np.zeros(0, np.intp)
+    assert undominated(2, none, none).tolist() == [True, True]
 
 
 def test_pairwise_iou_equals_the_slow_one():

@@ -5,21 +5,12 @@ import pytest
 
 from fer_app.detection import cascade
 from fer_app.detection.area_resize import Frame
-
-
-def test_pyramid_covers_faces_from_the_smallest_to_the_shorter_side():
-    scales = cascade.pyramid_scales(480, 640, 40)
-    assert scales[0] == pytest.approx(0.3)
-    np.testing.assert_allclose(np.divide(scales[1:], scales[:-1]), 0.709)
-    # The 12 px window at the last scale is at most the whole shorter side, and one more step would exceed it.
-    assert 12 / scales[-1] <= 480 < 12 / (scales[-1] * 0.709)
-    assert cascade.pyramid_scales(39, 1000, 40) == []
-    assert len(cascade.pyramid_scales(40, 1000, 40)) == 1
+from fer_app.detection.proposals import Crew, Stage
 
 
 def test_crop_rectangles_start_one_pixel_early_and_are_clipped():
     boxes = np.array([[10.9, 20.1, 30.9, 40.1], [-5.5, -0.5, 700, 500], [650, 10, 700, 60]], np.float32)
-    rectangles = cascade.crop_rectangles(boxes, 480, 640)
+    rectangles = cascade.crop_rectangles(boxes, np.full(3, 480), np.full(3, 640))
     assert rectangles.tolist() == [[9, 19, 30, 40], [0, 0, 640, 480], [649, 9, 640, 60]]
 
 
@@ -31,31 +22,54 @@ def test_suppression_is_within_a_frame():
     assert candidates.suppressed(0.5).tolist() == [0, 2, 3]
 
 
-def test_an_invisible_candidate_is_dropped_and_the_rest_keep_their_results():
+def values_of(probs, columns):
+    """What a network returns when it is as sure of a face as `probs` says."""
+    logits = np.log(np.maximum(probs, 1e-6) / np.maximum(1 - probs, 1e-6))
+    return np.concatenate([logits[:, None], np.zeros((len(probs), columns))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("crew", [Crew(), Crew(3)])
+def test_an_invisible_candidate_is_dropped_and_the_rest_keep_their_results(crew):
     frames = [Frame(np.full((50, 60, 3), value, np.uint8)) for value in (10, 200)]
-    n = 2 * cascade.CROPS_PER_RUN + 5
+    n = 2 * 64 + 5
     boxes = np.tile(np.array([[5, 5, 20, 20]], np.float32), (n, 1))
     boxes += np.arange(n, dtype=np.float32)[:, None] * 0.01
     boxes[7] = [100, 5, 120, 20]
-    candidates = cascade.Candidates(boxes, np.zeros(n, np.float32), np.arange(n) % 2)
+    candidates = cascade.Candidates(boxes, np.zeros(n, np.float32), np.sort(np.arange(n) % 2))
     runs = []
 
     def brightness_is_face(crops):
         runs.append(len(crops))
-        return [(crops.mean(axis=(1, 2, 3)) > 0).astype(np.float32), np.zeros((len(crops), 4), np.float32)]
+        return values_of(crops.mean(axis=(1, 2, 3)) / 255, 4)
 
-    refined = cascade.refine(brightness_is_face, frames, candidates, 0.5)
-    assert runs == [64, 64, 4]
+    refined = cascade.refine(Stage(brightness_is_face, 64), frames, candidates, 0.5, crew)
+    assert sum(runs) == n - 1
+    assert max(runs) - min(runs) <= 1
+    assert len(runs) == 3
     # The boxes of the bright frame overlap each other: one is left.
     assert refined.frames.tolist() == [1]
+    assert refined.probs == pytest.approx(200 / 255, abs=1e-5)
+
+
+def test_crops_are_those_of_their_own_frame():
+    values = [10, 60, 110, 160]
+    frames = [Frame(np.full((40 + i, 50 - i, 3), value, np.uint8)) for i, value in enumerate(values)]
+    numbers = np.array([0, 0, 1, 3, 3, 3])
+    boxes = np.stack([np.array([5, 5, 20, 20], np.float32) + i for i in range(len(numbers))])
+    seen = []
+
+    def network(crops):
+        seen.extend(crops[:, 0, 0, 0].tolist())
+        return values_of(np.linspace(0.9, 0.99, len(crops)), 14)
+
+    candidates = cascade.Candidates(boxes, np.zeros(len(boxes), np.float32), numbers)
+    cascade.finish(Stage(network, 4), frames, candidates, 0.5)
+    assert seen == [values[number] for number in numbers]
 
 
 def test_no_candidates_still_have_columns():
-    def network(crops):
-        n = len(crops)
-        return [np.zeros(n, np.float32), np.zeros((n, 4), np.float32), np.zeros((n, 10), np.float32)]
-
     nothing = cascade.Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
+    network = Stage(lambda crops: values_of(np.zeros(len(crops)), 14), 8)
     faces, landmarks = cascade.finish(network, [], nothing, 0.5)
     assert faces.boxes.shape == (0, 4)
     assert landmarks.shape == (0, 5, 2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_app.boxes import pairwise_iou
-from fer_app.detection import MtcnnDetector, area_resize, cascade
+from fer_app.detection import MtcnnDetector, area_resize, mtcnn
 from fer_app.errors import InputError, ProviderUnavailableError
 from fer_app.results import LANDMARKS
 
@@ -73,15 +73,35 @@ def test_in_parts_as_in_one_piece(monkeypatch, detector, astronaut, rows):
     expected = detector.detect(pictures)
     monkeypatch.setattr(area_resize, "WHOLE_PIXELS", 10_000)
     monkeypatch.setattr(area_resize, "BAND_PIXELS", 10_000)
-    monkeypatch.setattr(cascade, "PNET_PIXELS_PER_RUN", rows * 384)
     shapes = []
-    pnet = detector._pnet
-    monkeypatch.setattr(detector, "_pnet", lambda images: shapes.append(images.shape) or pnet(images))
+    network = detector._pnet.network
+    pnet = mtcnn.Stage(lambda images: shapes.append(images.shape) or network(images), rows * 384)
+    monkeypatch.setattr(detector, "_pnet", pnet)
     for ours, theirs in zip(detector.detect(pictures), expected, strict=True):
         same(ours, theirs)
     # Two rows of output at the least, seen through a window of 12; several frames at once where they are small.
     assert max(height for _, _, height, width in shapes if width == 385) <= max(12, rows)
     assert max(shape[0] for shape in shapes) == 2
+
+
+def test_any_number_of_threads_finds_the_same(astronaut):
+    pictures = [crowd(astronaut), astronaut]
+    expected = MtcnnDetector(threads=1).detect(pictures)
+    for threads in (2, 5):
+        for ours, theirs in zip(MtcnnDetector(threads=threads).detect(pictures), expected, strict=True):
+            same(ours, theirs)
+
+
+def test_many_pictures_are_taken_in_groups(monkeypatch, detector, astronaut):
+    pictures = [astronaut, astronaut[:, ::-1], crowd(astronaut), astronaut[:200, :300], astronaut]
+    expected = [detector.detect([picture])[0] for picture in pictures]
+    monkeypatch.setattr(mtcnn, "_PIXELS_AT_ONCE", 2 * 512 * 512)
+    groups = []
+    together = detector._detect_together
+    monkeypatch.setattr(detector, "_detect_together", lambda images: groups.append(len(images)) or together(images))
+    for ours, theirs in zip(detector.detect(pictures), expected, strict=True):
+        same(ours, theirs)
+    assert groups == [2, 1, 1, 1] or groups == [2, 1, 2]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the peak of memory is asked for as POSIX has it")
