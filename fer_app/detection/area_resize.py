@@ -176,7 +176,7 @@ def banded_pyramid(image: UInt8, sizes: Sequence[tuple[int, int]]) -> list[Float
 def _means(sums: Int32, heights: Index, widths: Index) -> Float32:
     """Divide the sums of bins, (h, w, 4), by the bins' pixels: float32, (3, h, w)."""
     means = sums[:, :, :3].transpose(2, 0, 1).astype(np.float32, order="C")
-    means /= (heights[:, None] * widths).astype(np.float32)
+    means /= heights.astype(np.float32)[:, None] * widths.astype(np.float32)
     return means
 
 
@@ -194,7 +194,7 @@ def area_crops(integral: Int32, rectangles: Index, side: int) -> Float32:
     x0, y0, x1, y1 = rectangles.T
     left, right = bin_edges(x1 - x0, side)
     top, bottom = bin_edges(y1 - y0, side)
-    counts = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).astype(np.float32)
+    counts = (bottom - top).astype(np.float32)[:, :, None] * (right - left).astype(np.float32)[:, None, :]
     # All edges of a crop at once: the upper ones and then the lower ones, the left ones and then the right ones.
     rows = (np.concatenate([top, bottom], axis=1) + y0[:, None]) * integral.shape[1]
     columns = np.concatenate([left, right], axis=1) + x0[:, None]

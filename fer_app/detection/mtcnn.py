@@ -92,7 +92,7 @@ class MtcnnDetector:
         return [found for group in _groups(images) for found in self._detect_together(group)]
 
     def _detect_together(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
-        frames = list(self._crew.map(Frame, images))
+        frames = self._crew.each(Frame, images)
         candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0], self._crew)
         candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1], self._crew)
         faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2], self._crew)

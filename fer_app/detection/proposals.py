@@ -54,6 +54,10 @@ class Crew(NamedTuple):
     size: int = 1
     map: Callable[..., Iterable[Any]] = map
 
+    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Results of a function for all items, in their order; nobody is woken up for a single one."""
+        return [function(item) for item in items] if len(items) < 2 else list(self.map(function, items))
+
 
 ALONE = Crew()
 
@@ -149,9 +153,9 @@ def find_proposals(
     for level in levels:
         for number in level.frames.tolist():
             sizes.setdefault(number, []).append(level.size)
-    list(crew.map(lambda number: frames[number].prepare(sizes[number]), sizes))
+    crew.each(lambda number: frames[number].prepare(sizes[number]), list(sizes))
     strips = [strip for level in levels for strip in _strips(level, pnet.portion)]
-    parts = list(crew.map(lambda strip: _propose(pnet.network, frames, strip, threshold), strips))
+    parts = crew.each(lambda strip: _propose(pnet.network, frames, strip, threshold), strips)
     for frame in frames:
         frame.forget_levels()
     found = Proposals(*(np.concatenate(column) for column in zip(_nothing(), *parts, strict=True)))

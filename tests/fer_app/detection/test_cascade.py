@@ -51,20 +51,31 @@ def test_an_invisible_candidate_is_dropped_and_the_rest_keep_their_results(crew)
     assert refined.probs == pytest.approx(200 / 255, abs=1e-5)
 
 
-def test_crops_are_those_of_their_own_frame():
-    values = [10, 60, 110, 160]
-    frames = [Frame(np.full((40 + i, 50 - i, 3), value, np.uint8)) for i, value in enumerate(values)]
-    numbers = np.array([0, 0, 1, 3, 3, 3])
-    boxes = np.stack([np.array([5, 5, 20, 20], np.float32) + i for i in range(len(numbers))])
-    seen = []
+@pytest.mark.parametrize("portion", [1, 2, 4, 100])
+def test_every_candidate_gets_what_the_network_says_about_its_crop(portion):
+    """The crops are cut in another order than that of the candidates, over the edges of frames."""
+    rng = np.random.default_rng(0)
+    frames = [Frame(rng.integers(0, 256, (300 + i, 320 - i, 3), np.uint8)) for i in range(4)]
+    # None touches another, so none is suppressed.
+    places = np.stack(np.meshgrid(np.arange(6), np.arange(6)), axis=-1).reshape(-1, 2)[rng.permutation(36)[:23]] * 50
+    boxes = np.concatenate([places + 2, places + 30], axis=1).astype(np.float32)
+    numbers = np.sort(rng.integers(0, 4, 23))
+    numbers[numbers == 2] = 3
 
     def network(crops):
-        seen.extend(crops[:, 0, 0, 0].tolist())
-        return values_of(np.linspace(0.9, 0.99, len(crops)), 14)
+        values = values_of(crops.mean(axis=(1, 2, 3)) / 255, 14)
+        values[:, 5:] = crops[:, 0, :10, 3] / 255
+        return values
 
-    candidates = cascade.Candidates(boxes, np.zeros(len(boxes), np.float32), numbers)
-    cascade.finish(Stage(network, 4), frames, candidates, 0.5)
-    assert seen == [values[number] for number in numbers]
+    candidates = cascade.Candidates(boxes, np.zeros(23, np.float32), numbers)
+    faces, landmarks = cascade.finish(Stage(network, portion), frames, candidates, 0.1)
+    assert len(faces.boxes) == 23
+    for box, prob, number, points in zip(*faces, landmarks, strict=True):
+        x0, y0, x1, y1 = box.astype(int).tolist()
+        (crop,) = frames[number].crops(np.array([[x0 - 1, y0 - 1, x1, y1]]), 48)
+        assert prob == pytest.approx(crop.mean() / 255, abs=1e-5)
+        expected = crop[0, :10, 3].reshape(2, 5).T / 255 * 29 + box[:2] - 1
+        np.testing.assert_allclose(points, expected, atol=1e-3)
 
 
 def test_no_candidates_still_have_columns():
