@@ -33,17 +33,21 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.given = dict.fromkeys(FLOP, 0)
+        self._inner = [0.0]
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function so that its time counts for a stage."""
+        """Wrap a function so that its time counts for a stage, without that of wrapped functions inside it."""
 
         def run(*args: Any, **named: Any) -> Any:
             if stage in FLOP:
                 batch, _, height, width = args[0].shape
                 self.given[stage] += batch * height * width if stage == "P-Net" else batch
+            self._inner.append(0.0)
             start = time.perf_counter()
             result = function(*args, **named)
-            self.seconds[stage] += time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[stage] += spent - self._inner.pop()
+            self._inner[-1] += spent
             return result
 
         return run
@@ -99,9 +103,6 @@ def profile(detector: MtcnnDetector, clock: Clock, picture: np.ndarray, repeats:
         start = time.perf_counter()
         detector.detect([picture])
         total = time.perf_counter() - start
-        # The clock around the first stage holds those of its parts; what is left are thresholds and boxes.
-        inside = sum(clock.seconds[stage] for stage in ("pyramid", "P-Net"))
-        clock.seconds["proposals"] -= inside
         clock.seconds["rest"] = max(0.0, total - sum(clock.seconds.values()))
         rows.append({**clock.seconds, "all": total})
     milliseconds = {stage: statistics.median(row[stage] for row in rows) * 1e3 for stage in rows[0]}

@@ -155,22 +155,19 @@ def find_proposals(
             sizes.setdefault(number, []).append(level.size)
     crew.each(lambda number: frames[number].prepare(sizes[number]), list(sizes))
     strips = [strip for level in levels for strip in _strips(level, pnet.portion)]
-    parts = crew.each(lambda strip: _propose(pnet.network, frames, strip, threshold), strips)
+    # A little below the threshold; the comparison that counts is between probabilities.
+    least = _logit(threshold) - 1e-3
+    parts = crew.each(lambda strip: _cells_above(pnet.network, frames, strip, least), strips)
     for frame in frames:
         frame.forget_levels()
-    found = Proposals(*(np.concatenate(column) for column in zip(_nothing(), *parts, strict=True)))
+    found = _windows(strips, parts)
+    found = found.take(found.probs >= np.float32(threshold))
     # Boxes of one level are compared here. Those of different levels are too unequal to overlap by the 0.7 at which
     # facenet-pytorch suppresses across levels: the larger side is at least 1.41 times the smaller, both rounded.
     rank = np.argsort(-found.probs, kind="stable")
     kept = rank[undominated(len(rank), *_overlapping_neighbours(found, rank))[rank]]
     kept = kept[np.argsort(found.frames[kept], kind="stable")]
     return found.take(kept)
-
-
-def _nothing() -> Proposals:
-    none = np.zeros(0, np.intp)
-    empty = np.zeros((0, 4), np.float32)
-    return Proposals(empty, np.zeros(0, np.float32), none, empty, none, none)
 
 
 def _levels(frames: Sequence[Frame], min_face_px: float) -> list[Level]:
@@ -204,26 +201,54 @@ def _strips(level: Level, portion: int) -> Iterator[Strip]:
             yield Strip(level, members, start, min(height, start + step + overlap))
 
 
-def _propose(network: Network, frames: Sequence[Frame], strip: Strip, threshold: float) -> Proposals:
-    """Shrink, run and threshold one strip."""
-    level = strip.level
-    numbers = level.frames[strip.members.start : strip.members.stop]
-    pixels = [frames[number].strip(level.size, strip.start, strip.stop) for number in numbers.tolist()]
+def _cells_above(network: Network, frames: Sequence[Frame], strip: Strip, least: float) -> tuple[Float32, Index]:
+    """Shrink, run and threshold one strip.
+
+    Args:
+        network: P-Net.
+        frames: all pictures.
+        strip: which part of which of them.
+        least: least logit.
+
+    Returns:
+        Of the n cells that reach it: P-Net's values, float32, (n, 5), and intp, (3, n): the frame as a number into
+        `Level.frames`, and the row and column of the cell in its level.
+    """
+    members = strip.members
+    pixels = [
+        frames[number].strip(strip.level.size, strip.start, strip.stop)
+        for number in strip.level.frames[members.start : members.stop].tolist()
+    ]
     values = network(pixels[0][None] if len(pixels) == 1 else np.stack(pixels))
-    # A little below the threshold; the comparison that counts is between probabilities.
-    image, row, column = np.nonzero(values[:, 0] >= _logit(threshold) - 1e-3)
-    probs = face_probability(values[image, 0, row, column])
-    passed = probs >= np.float32(threshold)
-    image, row, column = image[passed], row[passed], column[passed]
-    offsets = values[image, 1:5, row, column]
-    row += strip.start // STRIDE_PX
+    channels, rows, columns = values.shape[1:]
+    member, cell = np.divmod(np.flatnonzero(values[:, 0] >= least), rows * columns)
+    places = (member * channels * rows * columns + cell)[:, None] + np.arange(channels) * (rows * columns)
+    row, column = np.divmod(cell, columns)
+    return values.ravel().take(places), np.stack([member + members.start, row + strip.start // STRIDE_PX, column])
+
+
+def _windows(strips: Sequence[Strip], parts: Sequence[tuple[Float32, Index]]) -> Proposals:
+    """The windows of picture that cells saw; `parts` are what `_cells_above` returns for the strips."""
+    values = np.concatenate([np.zeros((0, 5), np.float32), *(part[0] for part in parts)])
+    member, row, column = np.concatenate([np.zeros((3, 0), np.intp), *(part[1] for part in parts)], axis=1)
+    counts = [len(part[0]) for part in parts]
+    scales = np.repeat(np.array([strip.level.scale for strip in strips], np.float32), counts)[:, None]
+    rows, strides, first_cells = np.repeat(
+        np.array([(*strip.level.cells, strip.level.first_cell) for strip in strips], np.intp).reshape(-1, 3),
+        counts,
+        axis=0,
+    ).T
+    numbers = [strip.level.frames[part[1][0]] for strip, part in zip(strips, parts, strict=True)]
     cell = np.stack([column, row], axis=1).astype(np.float32) * STRIDE_PX
-    low = np.floor((cell + 1) / np.float32(level.scale))
-    high = np.floor((cell + WINDOW_PX) / np.float32(level.scale))
-    rows, columns = level.cells
-    cells = level.first_cell + ((image + strip.members.start) * rows + row) * columns + column
-    boxes = np.concatenate([low, high], axis=1)
-    return Proposals(boxes, probs[passed], numbers[image], offsets, cells, np.full(len(cells), columns, np.intp))
+    boxes = np.concatenate([np.floor((cell + 1) / scales), np.floor((cell + WINDOW_PX) / scales)], axis=1)
+    return Proposals(
+        boxes,
+        face_probability(values[:, 0]),
+        np.concatenate([np.zeros(0, np.intp), *numbers]),
+        values[:, 1:],
+        first_cells + (member * rows + row) * strides + column,
+        strides,
+    )
 
 
 def _logit(probability: float) -> float:
