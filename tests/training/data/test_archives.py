@@ -79,7 +79,11 @@ def test_what_gzip_packed_must_come_out(tmp_path: Path) -> None:
     assert "CRC" in fault
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no archive"), bytes(100)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(b"no archive"), bytes(100)],
+    ids=["empty", "text", "packed text", "zeros"],
+)
 def test_no_archive(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(content)
