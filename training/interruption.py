@@ -1,15 +1,11 @@
-"""Signals that ask a run to stop: it saves its state at the next step, instead of losing minutes of work."""
+"""The end of a run that a signal stopped: its state is saved, instead of minutes of work being lost."""
 
 from __future__ import annotations
 
 import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 from fer_app.errors import FerError
-
-_ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunInterruptedError(FerError):
@@ -28,36 +24,3 @@ class RunInterruptedError(FerError):
     def marker(self) -> dict[str, Any]:
         """Return what `unfinished.json` holds."""
         return {"signal": signal.Signals(self.signal_number).name, "epoch": self.epoch, "step": self.step}
-
-
-class StopSignals:
-    """Notes SIGTERM and SIGINT inside a `with` block; a second one does what it did before the block.
-
-    Outside the main thread, where Python sets no handlers, it notes nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in _ASKING:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # `nohup`, say, ignores SIGINT on purpose
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._give_back()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.received = number
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -20,11 +20,12 @@ from timm.layers import Attention
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from fer_app.stop_signals import StopSignals
 from models.conv_stem import ConvStem
 from models.vit import Blocks
 from training.distributed import World
 from training.fsdp import ShardedWeights, is_sharded
-from training.interruption import RunInterruptedError, StopSignals
+from training.interruption import RunInterruptedError
 from training.objective import Objective
 from training.progress_state import PlainWeights, Progress, ProgressState
 from training.report import Report

@@ -15,9 +15,10 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from fer_app.stop_signals import StopSignals
 from training.checkpoint import load_checkpoint
 from training.cli import train
-from training.interruption import RunInterruptedError, StopSignals
+from training.interruption import RunInterruptedError
 
 # A shell's background jobs ignore SIGINT, and so would what this starts from one.
 FER_TRAIN = """

@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import DatasetError, FerError
+from fer_app.stop_signals import StopSignals
 from training.data.prepare_faces import Settings
 from training.data.prepare_shard import ShardReport, Task
 from training.data.prepare_source import PictureList
 from training.data.prepare_workers import run_tasks
 from training.data.prepared import FORMAT_VERSION, HEADER_NAME, MISSING_NAME, UNFINISHED_NAME
-from training.interruption import StopSignals
 from training.report import Report
 from training.run_lock import locked
 
