@@ -164,11 +164,38 @@ class Recognizer:
     def predict_images(self, images: Sequence[UInt8], names: Sequence[str]) -> list[Faces]:
         """Read the expressions in decoded pictures, all in one batch.
 
+        Args:
+            images: uint8, (H, W, 3) each, RGB; sizes may differ.
+            names: what `Faces.source` says for each.
+
+        Raises:
+            ModelError: the device failed.
+        """
+        return self.classify(images, self.detect(images), names)
+
+    def detect(self, images: Sequence[UInt8]) -> list[Detections]:
+        """Find the faces in decoded pictures; without a detector, every picture is one.
+
         A detection is left out when its landmarks cannot be moved onto the model's crop at all, because they coincide
         or are in no order of a face: it is no face that anybody could read, and must not end a run.
 
         Args:
             images: uint8, (H, W, 3) each, RGB; sizes may differ.
+
+        Raises:
+            ModelError: the device failed.
+        """
+        if self.detector is None:
+            return [Detections.whole_picture(image.shape[1], image.shape[0]) for image in images]
+        crop = self.classifier.contract.crop
+        return [one[alignable(one.landmarks, crop)] for one in self.detector.detect(images)]
+
+    def classify(self, images: Sequence[UInt8], found: Sequence[Detections], names: Sequence[str]) -> list[Faces]:
+        """Read the expressions of faces that were found.
+
+        Args:
+            images: uint8, (H, W, 3) each, RGB; sizes may differ.
+            found: what `detect` gave for each.
             names: what `Faces.source` says for each.
 
         Raises:
@@ -177,11 +204,9 @@ class Recognizer:
         if not images:
             return []
         if self.detector is None:
-            found = [Detections.whole_picture(image.shape[1], image.shape[0]) for image in images]
             probs = self.classifier.probs(list(images))
         else:
             contract = self.classifier.contract
-            found = [one[alignable(one.landmarks, contract.crop)] for one in self.detector.detect(images)]
             crops = [
                 align_faces(image, one.landmarks, img_size=contract.img_size, crop=contract.crop)
                 for image, one in zip(images, found, strict=True)

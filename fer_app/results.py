@@ -111,6 +111,7 @@ class Faces:
         time_s: presentation time of the frame, in seconds; None for a still picture.
         track_ids: int64, (N,), the same number for the same person over time, `NO_TRACK` for a face that has none;
             None when nothing is tracked.
+        smoothed_probs: float32, (N, K), `probs` smoothed over time, each row sums to 1; None when nothing is smoothed.
 
     Raises:
         ValueError: the columns do not fit together; the message names the field.
@@ -127,22 +128,20 @@ class Faces:
     frame_index: int | None = None
     time_s: float | None = None
     track_ids: npt.NDArray[np.int64] | None = None
+    smoothed_probs: Float32 | None = None
 
     def __post_init__(self) -> None:
         n = len(self.detections)
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "quality", tuple(tuple(flags) for flags in self.quality))
-        object.__setattr__(self, "probs", _float32("probs", self.probs, (n, len(self.labels))))
+        object.__setattr__(self, "probs", _probs("probs", self.probs, (n, len(self.labels))))
+        if self.smoothed_probs is not None:
+            object.__setattr__(self, "smoothed_probs", _probs("smoothed_probs", self.smoothed_probs, self.probs.shape))
         object.__setattr__(self, "uncertain", _exact("uncertain", self.uncertain, (n,), np.bool_))
         if self.track_ids is not None:
             object.__setattr__(self, "track_ids", _exact("track_ids", self.track_ids, (n,), np.int64))
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels must be distinct names and at least one, got {self.labels}")
-        # Written so that NaN fails it.
-        if not ((self.probs >= 0) & (self.probs <= 1)).all():
-            raise ValueError("probs has values outside 0..1")
-        if (np.abs(self.probs.sum(axis=1) - 1) > _PROBS_SUM_TOLERANCE).any():
-            raise ValueError("probs has a row that does not sum to 1")
         if len(self.quality) != n:
             raise ValueError(f"quality has {len(self.quality)} entries for {n} faces")
         if self.width < 1 or self.height < 1:
@@ -194,6 +193,8 @@ class Faces:
             "quality": [],
             "probs": None,
         }
+        if self.smoothed_probs is not None:
+            record["smoothed_probs"] = None
         if i is None:
             return record
         found = self.detections
@@ -209,6 +210,9 @@ class Faces:
         record["uncertain"] = bool(self.uncertain[i])
         record["quality"] = list(self.quality[i])
         record["probs"] = dict(zip(self.labels, _rounded(self.probs[i], _PROB_DIGITS), strict=True))
+        if self.smoothed_probs is not None:
+            smoothed = _rounded(self.smoothed_probs[i], _PROB_DIGITS)
+            record["smoothed_probs"] = dict(zip(self.labels, smoothed, strict=True))
         return record
 
 
@@ -237,6 +241,17 @@ def _float32(name: str, values: Any, shape: tuple[int, ...]) -> Float32:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
     return array.astype(np.float32, copy=False)
+
+
+def _probs(name: str, values: Any, shape: tuple[int, ...]) -> Float32:
+    """Return `values` as float32, or say why they are no probabilities."""
+    probs = _float32(name, values, shape)
+    # Written so that NaN fails it.
+    if not ((probs >= 0) & (probs <= 1)).all():
+        raise ValueError(f"{name} has values outside 0..1")
+    if (np.abs(probs.sum(axis=1) - 1) > _PROBS_SUM_TOLERANCE).any():
+        raise ValueError(f"{name} has a row that does not sum to 1")
+    return probs
 
 
 def _exact(name: str, values: Any, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:

@@ -74,37 +74,48 @@ class JsonLinesSink(_TextSink):
 class CsvSink(_TextSink):
     """A header and one row for each face, and one row for each picture or frame without a face.
 
-    The names of the probability columns are the labels of the first picture written.
+    The names of the probability columns are the labels of the first picture written; smoothed probabilities have
+    columns if that one has them.
     """
 
     def __init__(self, target: str | Path | TextIO) -> None:
         """As for every sink: `target` is a path or a text stream."""
         super().__init__(target)
         self._labels: tuple[str, ...] | None = None
+        self._smoothed = False
 
     def write(self, faces: Faces) -> None:
         """Write the faces of one picture or frame.
 
         Raises:
-            ValueError: the labels are not those that the header names.
+            ValueError: the labels are not those that the header names, or it names smoothed probabilities and there
+                are none, or the reverse.
         """
         rows = csv.writer(self._out(), lineterminator="\n")
         if self._labels is None:
-            self._labels = faces.labels
-            rows.writerow([_encodable(name) for name in csv_columns(faces.labels)])
+            self._labels, self._smoothed = faces.labels, faces.smoothed_probs is not None
+            rows.writerow([_encodable(name) for name in csv_columns(faces.labels, smoothed=self._smoothed)])
         elif self._labels != faces.labels:
             raise ValueError(f"{faces.source}: labels {faces.labels} differ from the header's {self._labels}")
+        elif self._smoothed != (faces.smoothed_probs is not None):
+            raise ValueError(f"{faces.source}: smoothed probabilities are given for some frames and not for others")
         rows.writerows(_csv_row(record, faces.labels) for record in faces.records())
 
 
-def csv_columns(labels: tuple[str, ...]) -> list[str]:
-    """Return the names of the columns for a model with these labels, in order."""
+def csv_columns(labels: tuple[str, ...], *, smoothed: bool = False) -> list[str]:
+    """Return the names of the columns, in order.
+
+    Args:
+        labels: the model's.
+        smoothed: whether smoothed probabilities are among them.
+    """
     return [
         *("schema_version", "source", "frame_index", "time_s", "track_id", "face"),
         *(f"box_{key}" for key in _BOX_KEYS),
         *(f"landmark_{name}_{axis}" for name in LANDMARKS for axis in "xy"),
         *("detection_confidence", "label", "uncertain", "quality"),
         *(f"prob_{label}" for label in labels),
+        *(f"smoothed_{label}" for label in labels if smoothed),
     ]
 
 
@@ -120,6 +131,7 @@ def _csv_row(record: dict[str, Any], labels: tuple[str, ...]) -> list[str]:
         *(record[key] for key in ("detection_confidence", "label", "uncertain")),
         ";".join(record["quality"]),
         *(probs.get(label) for label in labels),
+        *((record["smoothed_probs"] or {}).get(label) for label in labels if "smoothed_probs" in record),
     ]
     return [_cell(value) for value in values]
 

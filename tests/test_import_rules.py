@@ -71,10 +71,22 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"atomic_file", "contract", "image_files", "results"},
-    {"annotate", "boxes", "image_io", "model_store", "preprocess", "session", "sinks", "video"},
-    {"alignment", "classifier", "detection", "quality"},
+    {"atomic_file", "contract", "image_files", "results", "stop_signals"},
+    {
+        "annotate",
+        "anonymise",
+        "boxes",
+        "image_io",
+        "model_store",
+        "preprocess",
+        "session",
+        "sinks",
+        "smoothing",
+        "video",
+    },
+    {"alignment", "classifier", "detection", "quality", "tracking"},
     {"recognizer"},
+    {"video_faces"},
     {"__init__"},
     {"cli", "ui"},
 )

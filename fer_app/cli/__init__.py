@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from fer_app.cli.annotate import annotate
 from fer_app.cli.doctor import doctor
 from fer_app.cli.lazy_group import LazyGroup
 from fer_app.cli.models import models
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(annotate)
 app.command()(models)
 app.command()(doctor)
 

@@ -97,7 +97,7 @@ def predict(
             detect=not no_detect,
             max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
         )
-        _tell_device(recognizer, device)
+        tell_device(recognizer, device)
         drawn = None if output is None else _DrawnPictures(output, pictures)
         _run(recognizer, pictures, output_format, drawn, report)
     if report.failed:
@@ -149,7 +149,7 @@ def _expand(sources: list[str], recursive: bool, output: Path | None, report: _R
     return pictures
 
 
-def _tell_device(recognizer: Recognizer, asked: str) -> None:
+def tell_device(recognizer: Recognizer, asked: str) -> None:
     """Say what `auto` chose where there was a choice."""
     from fer_app.session import nvidia_device_visible
 

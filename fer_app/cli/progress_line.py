@@ -1,0 +1,61 @@
+"""How far a video has come, in one line on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+from fer_app.results import Faces
+from fer_app.video import VideoInfo
+
+# Where nobody looks on, a line stays where it is written.
+_TERMINAL_S, _LOG_S = 0.2, 30.0
+
+
+class ProgressLine:
+    """Writes frames done and in all, frames a second, time left and faces; over itself again in a terminal."""
+
+    def __init__(self, name: str) -> None:
+        """Begin the clock.
+
+        Args:
+            name: of the video.
+        """
+        self._name = name
+        self._terminal = sys.stderr.isatty()
+        self._begun_s = self._written_s = time.monotonic()
+        self._frames = self._faces = 0
+        self._shown = False
+
+    def advance(self, info: VideoInfo, faces: Faces) -> None:
+        """Count a frame, and write when it is time."""
+        self._frames += 1
+        self._faces += len(faces)
+        now_s = time.monotonic()
+        if now_s - self._written_s < (_TERMINAL_S if self._terminal else _LOG_S):
+            return
+        self._written_s = now_s
+        text = self._text(info, (faces.frame_index or 0) + 1, now_s - self._begun_s)
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+        self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away from a terminal, so that others can be written."""
+        if self._shown and self._terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _text(self, info: VideoInfo, done: int, elapsed_s: float) -> str:
+        total = info.frame_count
+        if total is None and info.duration_s and info.average_fps:
+            total = round(info.duration_s * info.average_fps)
+        parts = [f"{self._name}: {done:,}" + (f" of {total:,} frames" if total else " frames")]
+        parts.append(f"{self._frames / elapsed_s:.1f} a second")
+        if total and total > done:
+            left = round(elapsed_s * (total - done) / done)
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return ", ".join([*parts, f"{self._faces:,} faces"])

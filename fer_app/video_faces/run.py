@@ -1,0 +1,182 @@
+"""One video from beginning to end: read, drawn, written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_app.errors import FerError, VideoDecodeError
+from fer_app.recognizer import Recognizer
+from fer_app.results import Faces
+from fer_app.video import VideoFrame, VideoInfo, VideoReader, VideoWriter
+from fer_app.video.pipeline import Pipeline
+from fer_app.video_faces.outputs import OutputPaths, RowFiles
+from fer_app.video_faces.stages import (
+    DrawnFaces,
+    EveryFrameFinder,
+    FaceFinder,
+    classify_faces,
+    draw_pictures,
+    find_faces,
+    in_batches,
+    without_pictures,
+)
+from fer_app.video_faces.summary import SUMMARY_VERSION, FaceTally, video_record, write_summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is done with a video; together with the model and the video this decides the results.
+
+    Attributes:
+        every: read each N-th frame.
+        fps: or at most so many frames a second; None for all.
+        smooth_s: half-life of the smoothing in seconds; 0 for none.
+        blur: make faces unrecognisable.
+        min_face_px: smallest face looked for, px.
+        max_faces: only the largest so many faces of a frame; None for all.
+        model_sha256: of the classifier's file.
+    """
+
+    every: int = 1
+    fps: float | None = None
+    smooth_s: float = 0.3
+    blur: bool = False
+    min_face_px: float = 40
+    max_faces: int | None = None
+    model_sha256: str = ""
+
+    def record(self, paths: OutputPaths) -> dict[str, Any]:
+        """Give what the summary says: the settings, and which files were asked for."""
+        return dataclasses.asdict(self) | {"files": [path.name for path in paths.finished]}
+
+
+def annotate_video(
+    recognizer: Recognizer,
+    source: str,
+    paths: OutputPaths,
+    settings: Settings,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_frame: Callable[[VideoInfo, Faces], None] = lambda *_: None,
+    finder: FaceFinder | None = None,
+) -> dict[str, Any]:
+    """Read the faces of a video and write what `paths` names.
+
+    A damaged video gives what could be read, and so does one that is stopped or that an error ends; the summary says
+    so in `complete` and `problem`.
+
+    Args:
+        recognizer: finds and reads the faces.
+        source: the video.
+        paths: files to write; those of an earlier run are replaced.
+        settings: of choosing frames, smoothing and drawing; the rest is recorded as what the recognizer was made with.
+        stop: asked after each frame; when it says yes, what was begun is finished and the rest left out.
+        on_frame: called after each frame that was written.
+        finder: finds the faces; None searches every frame.
+
+    Returns:
+        The summary, as it was written.
+
+    Raises:
+        VideoOpenError: the video cannot be read; nothing is written.
+        VideoWriteError: the video cannot be written.
+        InputError: another file cannot be written.
+        ModelError: the device failed.
+    """
+    with VideoReader(source, every=settings.every, fps=settings.fps) as reader:
+        # The summary of an earlier run must not speak for the rows of this one if it is killed.
+        paths.summary.unlink(missing_ok=True)
+        run = _Run(recognizer, source, reader, FaceTally(recognizer.classifier.contract.labels))
+        try:
+            with RowFiles(paths) as rows, _video_file(paths, reader, source) as writer:
+                problem = run.write(rows, writer, settings, stop, on_frame, finder or EveryFrameFinder(recognizer))
+        except BaseException as error:
+            reason = str(error) if isinstance(error, FerError) else f"stopped by {type(error).__name__}"
+            with contextlib.suppress(FerError):
+                write_summary(paths.summary, run.summary(settings, paths, writer=None, problem=reason))
+            raise
+        summary = run.summary(settings, paths, writer, problem)
+        write_summary(paths.summary, summary)
+    return summary
+
+
+@dataclass
+class _Run:
+    """One video that is being read."""
+
+    recognizer: Recognizer
+    source: str
+    reader: VideoReader
+    tally: FaceTally
+
+    def write(
+        self,
+        rows: RowFiles,
+        writer: VideoWriter | None,
+        settings: Settings,
+        stop: Callable[[], bool],
+        on_frame: Callable[[VideoInfo, Faces], None],
+        finder: FaceFinder,
+    ) -> str | None:
+        """Write everything; return why that is not all of the video, or None."""
+        all_read = threading.Event()
+        damage = None
+        with Pipeline() as pipeline:
+            batches = pipeline.thread(in_batches(_noting_end(self.reader, all_read), stop))
+            found = pipeline.thread(find_faces(batches, finder))
+            read = pipeline.thread(classify_faces(found, self.recognizer, self.source, settings.smooth_s))
+            uncertain_below = self.recognizer.classifier.contract.uncertain_below
+            drawn: Iterator[list[DrawnFaces]] = (
+                without_pictures(read)
+                if writer is None
+                else pipeline.thread(draw_pictures(read, uncertain_below, blur=settings.blur))
+            )
+            try:
+                for one in itertools.chain.from_iterable(drawn):
+                    if writer is not None:
+                        writer.write(one.frame, one.picture)
+                    rows.write(one.faces)
+                    self.tally.add(one.faces)
+                    on_frame(self.reader.info, one.faces)
+            except VideoDecodeError as error:
+                damage = str(error)
+        stopped = stop() and not all_read.is_set() and damage is None
+        if writer is not None:
+            writer.close(complete=not stopped, end_s=self.reader.end_s)
+        return "stopped before the end" if stopped else damage
+
+    def summary(
+        self, settings: Settings, paths: OutputPaths, writer: VideoWriter | None, problem: str | None
+    ) -> dict[str, Any]:
+        return {
+            "summary_version": SUMMARY_VERSION,
+            "source": self.source,
+            "source_bytes": Path(self.source).stat().st_size,
+            "complete": problem is None,
+            "problem": problem,
+            "video": video_record(self.reader.info),
+            "sound": writer.audio_action if writer is not None else None,
+            **self.tally.result(self.reader.end_s),
+            "settings": settings.record(paths),
+        }
+
+
+def _noting_end(frames: Iterable[VideoFrame], ended: threading.Event) -> Iterator[VideoFrame]:
+    yield from frames
+    ended.set()
+
+
+@contextlib.contextmanager
+def _video_file(paths: OutputPaths, reader: VideoReader, source: str) -> Iterator[VideoWriter | None]:
+    if paths.video is None:
+        yield None
+        return
+    with VideoWriter(paths.video, reader.info, source_audio=source) as writer:
+        yield writer

@@ -1,0 +1,198 @@
+"""What is done with the frames of a video, each step a generator over batches; `run` puts every one in a thread."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_app.annotate import draw_faces
+from fer_app.anonymise import anonymised
+from fer_app.recognizer import Recognizer
+from fer_app.results import Detections, Faces
+from fer_app.smoothing import TrackSmoother
+from fer_app.tracking import CutDetector, FaceTracker
+from fer_app.video import VideoFrame
+
+# Frames that are searched together. More of them gain nothing on a CPU, and all are in memory at once in every stage:
+# 4 Mpx are 12 MB, and ten times that while faces are searched.
+_BATCH_FRAMES = 4
+_BATCH_PIXELS = 4_000_000
+
+
+class FoundFaces(NamedTuple):
+    """Where the N faces of a frame are.
+
+    Attributes:
+        frame: the frame.
+        detections: the N faces.
+        track_ids: int64, (N,).
+        unseen: float32, (M, 4), boxes where faces were a moment ago that are not found now; for anonymising.
+    """
+
+    frame: VideoFrame
+    detections: Detections
+    track_ids: npt.NDArray[np.int64]
+    unseen: npt.NDArray[np.float32]
+
+
+class FaceFinder(Protocol):
+    """Finds and numbers the faces of one video, which is given in order and once; it may remember what it saw."""
+
+    def find(self, frames: Sequence[VideoFrame]) -> list[FoundFaces]:
+        """Return the faces of the next frames, one result a frame."""
+        ...
+
+
+class ReadFaces(NamedTuple):
+    """A frame whose faces are read.
+
+    Attributes:
+        frame: the frame.
+        faces: with track numbers, and smoothed where that is on.
+        unseen: as in `FoundFaces`.
+    """
+
+    frame: VideoFrame
+    faces: Faces
+    unseen: npt.NDArray[np.float32]
+
+
+class DrawnFaces(NamedTuple):
+    """A frame that is ready to be written.
+
+    Attributes:
+        frame: the frame.
+        faces: as in `ReadFaces`.
+        picture: uint8, (H, W, 3), RGB, with the faces drawn in; None when nothing is drawn.
+    """
+
+    frame: VideoFrame
+    faces: Faces
+    picture: npt.NDArray[np.uint8] | None
+
+
+class EveryFrameFinder:
+    """Searches the whole of every frame, and numbers what it finds by place and motion."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        """Begin a video.
+
+        Args:
+            recognizer: whose detector is used.
+        """
+        self._recognizer = recognizer
+        self._tracker, self._cuts = FaceTracker(), CutDetector()
+
+    def find(self, frames: Sequence[VideoFrame]) -> list[FoundFaces]:
+        """Return the faces of the next frames.
+
+        Raises:
+            ModelError: the device failed.
+        """
+        return [
+            self._numbered(frame, detections)
+            for frame, detections in zip(frames, self._recognizer.detect([f.image for f in frames]), strict=True)
+        ]
+
+    def _numbered(self, frame: VideoFrame, detections: Detections) -> FoundFaces:
+        if self._cuts.is_cut(frame.image):
+            self._tracker.reset()
+        track_ids = self._tracker.update(detections, frame.time_s)
+        return FoundFaces(frame, detections, track_ids, self._tracker.unseen(frame.time_s))
+
+
+def in_batches(frames: Iterable[VideoFrame], stop: Callable[[], bool]) -> Iterator[list[VideoFrame]]:
+    """Put successive frames together, as many as are searched at once.
+
+    Args:
+        frames: of one size.
+        stop: asked after each frame; when it says yes, the frames read so far are the last.
+    """
+    batch: list[VideoFrame] = []
+    try:
+        for frame in frames:
+            batch.append(frame)
+            most = min(_BATCH_FRAMES, _BATCH_PIXELS // (frame.image.shape[0] * frame.image.shape[1]))
+            if len(batch) >= most:
+                yield batch
+                batch = []
+            if stop():
+                break
+    except Exception:
+        # A damaged video says so at its end; what was read before is not lost.
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def find_faces(batches: Iterable[Sequence[VideoFrame]], finder: FaceFinder) -> Iterator[list[FoundFaces]]:
+    """Find the faces of every frame."""
+    for batch in batches:
+        yield finder.find(batch)
+
+
+def classify_faces(
+    batches: Iterable[Sequence[FoundFaces]], recognizer: Recognizer, source: str, smooth_s: float
+) -> Iterator[list[ReadFaces]]:
+    """Read the expressions of all faces of a batch at once, and smooth them over time.
+
+    Args:
+        batches: where the faces are.
+        recognizer: reads them.
+        source: what the results call the video.
+        smooth_s: half-life in seconds; 0 smooths nothing.
+    """
+    smoother = TrackSmoother(smooth_s)
+    for batch in batches:
+        images, found = [one.frame.image for one in batch], [one.detections for one in batch]
+        results = recognizer.classify(images, found, [source] * len(batch))
+        yield [_placed_in_time(*pair, smoother) for pair in zip(batch, results, strict=True)]
+
+
+def _placed_in_time(found: FoundFaces, faces: Faces, smoother: TrackSmoother) -> ReadFaces:
+    time_s = found.frame.time_s
+    faces = dataclasses.replace(
+        faces,
+        frame_index=found.frame.index,
+        # A microsecond is finer than any video's clock; more digits would be those of a binary fraction.
+        time_s=round(time_s, 6),
+        track_ids=found.track_ids,
+        smoothed_probs=smoother.update(found.track_ids, faces.probs, time_s) if smoother.half_life_s else None,
+    )
+    return ReadFaces(found.frame, faces, found.unseen)
+
+
+def draw_pictures(
+    batches: Iterable[Sequence[ReadFaces]], uncertain_below: float, *, blur: bool
+) -> Iterator[list[DrawnFaces]]:
+    """Draw what was read: smoothed where that is on.
+
+    Args:
+        batches: frames with their faces.
+        uncertain_below: the model's threshold.
+        blur: make the faces unrecognisable first.
+    """
+    for batch in batches:
+        yield [DrawnFaces(read.frame, read.faces, _picture(read, uncertain_below, blur)) for read in batch]
+
+
+def without_pictures(batches: Iterable[Sequence[ReadFaces]]) -> Iterator[list[DrawnFaces]]:
+    """Draw nothing."""
+    for batch in batches:
+        yield [DrawnFaces(read.frame, read.faces, None) for read in batch]
+
+
+def _picture(read: ReadFaces, uncertain_below: float, blur: bool) -> npt.NDArray[np.uint8]:
+    image, faces = read.frame.image, read.faces
+    if blur:
+        image = anonymised(image, np.concatenate([faces.detections.boxes, read.unseen]))
+    if faces.smoothed_probs is not None:
+        probs = faces.smoothed_probs
+        faces = dataclasses.replace(faces, probs=probs, uncertain=probs.max(axis=1, initial=0.0) < uncertain_below)
+    return draw_faces(image, faces)

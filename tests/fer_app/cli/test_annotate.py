@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from tests.fer_app.video.conftest import make_clip
+from typer.testing import CliRunner
+
+from fer_app.cli import app
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def annotate(tiny_model, tmp_path):
+    def run(*arguments, status=0):
+        fixed = ["-o", tmp_path / "out", "--model", tiny_model, "--device", "cpu"]
+        result = RUNNER.invoke(app, [str(argument) for argument in ["annotate", *arguments, *fixed]])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code == status, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture
+def clips(tmp_path, astronaut):
+    """One with a face, one cut off in the middle, one without a face."""
+    pictures = [np.roll(astronaut[:300, 80:380], i, axis=1) for i in range(12)]
+    good = make_clip(tmp_path / "good.mp4", times=range(12), size=(300, 300), pictures=pictures)
+    what = {"times": range(0, 60, 5), "size": (300, 300), "pictures": pictures, "options": {"g": "1"}}
+    bad = make_clip(tmp_path / "bad.mkv", **what)
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    return [good, bad, make_clip(tmp_path / "empty.mp4", times=range(5), size=(120, 90))]
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_damaged_is_told_and_the_next_goes_on(annotate, clips, tmp_path):
+    good, bad, empty = clips
+    result = annotate(good, tmp_path / "nothing.mp4", bad, empty, status=1)
+    table = result.stdout.splitlines()
+    assert table[0].split() == ["video", "frames", "seconds", "faces", "tracks", "expressions"]
+    assert [line.split()[0] for line in table[1:]] == [
+        str(path) for path in (good, tmp_path / "nothing.mp4", bad, empty)
+    ]
+    assert table[1].split()[1:5] == ["12", "0.5", "12", "1"]
+    assert "%" in table[1]
+    assert table[2].endswith("failed")
+    assert table[3].endswith("damaged")
+    assert "no face" in table[4]
+    assert "nothing.mp4: no such file" in result.stderr
+    assert "bad.mkv: is damaged or cut off" in result.stderr
+    assert "fer: 2 of 4 videos are not complete" in result.stderr
+    assert len(rows(tmp_path / "out" / "good.csv")) == 12
+    assert [row["face"] for row in rows(tmp_path / "out" / "empty.csv")] == [""] * 5
+    assert 0 < len(rows(tmp_path / "out" / "bad.csv")) < 12
+    assert not (tmp_path / "out" / "good.jsonl").exists()
+
+
+def test_nothing_is_overwritten_unless_asked(annotate, clips, tmp_path):
+    good, _, empty = clips
+    annotate(good, "--no-video")
+    first = (tmp_path / "out" / "good.csv").stat().st_mtime_ns
+    error = annotate(empty, good, "--no-video", status=1).stderr
+    assert "good.csv" in error
+    assert "--overwrite" in error
+    assert not (tmp_path / "out" / "empty.csv").exists()
+    annotate(good, "--no-video", "--overwrite", "--jsonl")
+    assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns > first
+    assert (tmp_path / "out" / "good.jsonl").exists()
+
+
+def test_resume_leaves_out_what_is_complete_and_makes_the_rest_again(annotate, clips, tmp_path):
+    good, _, empty = clips
+    annotate(good, empty)
+    out = tmp_path / "out"
+    summary = json.loads((out / "empty.json").read_text())
+    (out / "empty.json").write_text(json.dumps(summary | {"complete": False}))
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    result = annotate(good, empty, "--resume")
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"empty.csv", "empty.json", "empty.mp4"}
+    assert result.stdout.splitlines()[1].endswith("complete before")
+    (out / "good.mp4").unlink()
+    annotate(good, empty, "--resume")
+    assert (out / "good.mp4").exists()
+
+
+def test_resume_with_other_settings_is_refused(annotate, clips):
+    good, *_ = clips
+    annotate(good, "--no-video")
+    error = annotate(good, "--no-video", "--every", "2", "--resume", status=1).stderr
+    assert "another every" in error
+    # A changed video is another one, and made again.
+    make_clip(good, times=range(5), size=(120, 90))
+    assert annotate(good, "--no-video", "--resume").stdout.splitlines()[1].split()[1] == "5"
+
+
+def test_options_of_choosing_frames(annotate, clips, tmp_path):
+    good, *_ = clips
+    annotate(good, "--no-video", "--every", "5", "--smooth", "0")
+    assert [row["frame_index"] for row in rows(tmp_path / "out" / "good.csv")] == ["0", "5", "10"]
+    annotate(good, "--no-video", "--fps", "5", "--overwrite", "--max-faces", "1", "--min-face", "60")
+    assert [row["frame_index"] for row in rows(tmp_path / "out" / "good.csv")] == ["0", "5", "10"]
+    settings = json.loads((tmp_path / "out" / "good.json").read_text())["settings"]
+    assert (settings["fps"], settings["max_faces"], settings["min_face_px"]) == (5, 1, 60)
+    assert len(settings["model_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--every", "2", "--fps", "5"],
+        ["--fps", "0"],
+        ["--fps", "nan"],
+        ["--smooth", "-1"],
+        ["--smooth", "inf"],
+        ["--no-video", "--blur"],
+        ["--resume", "--overwrite"],
+        ["--device", "gpu"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(options, tmp_path):
+    result = RUNNER.invoke(app, ["annotate", "x.mp4", "-o", str(tmp_path / "out"), *options])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_is_a_folder(annotate, clips, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    assert "is a file" in annotate(clips[0], status=1).stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_finished_files(number, status, tiny_model, tmp_path, astronaut):
+    # Long enough that it cannot end before the signal.
+    clip = make_clip(
+        tmp_path / "long.mp4", times=range(1500), size=(300, 300), pictures=[astronaut[:300, 80:380]] * 1500
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "annotate", str(clip), str(clip)]
+    process = subprocess.Popen(
+        [*command, "-o", str(out), "--model", str(tiny_model), "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 60
+        # Rows come to the disk once a second.
+        while not ((out / "long.partial.csv").exists() and (out / "long.partial.csv").stat().st_size):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status, stderr
+    assert "Traceback" not in stderr
+    assert "long.mp4: stopped before the end" in stderr
+    assert "stopped" in stdout.splitlines()[1]
+    assert sorted(path.name for path in out.iterdir()) == ["long.csv", "long.json", "long.mp4"]
+    summary = json.loads((out / "long.json").read_text())
+    assert not summary["complete"]
+    with av.open(str(out / "long.mp4")) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert 0 < frames == summary["frames"] == len(rows(out / "long.csv")) < 1500
+
+
+def test_progress_goes_to_the_log_now_and_then(annotate, clips, monkeypatch):
+    from fer_app.cli import progress_line
+
+    monkeypatch.setattr(progress_line, "_LOG_S", 0.0)
+    lines = annotate(clips[0], "--no-video").stderr.splitlines()
+    assert len(lines) == 12
+    assert lines[5].startswith("good.mp4: 6 of 12 frames, ")
+    assert "a second, 0:00:0" in lines[5]
+    assert lines[-1].endswith("12 faces")
+    assert "left" not in lines[-1]
