@@ -71,10 +71,17 @@ class Frame:
         """Cut out rectangles and resize each to a square; arguments and result are those of `area_crops`."""
         if self._integral is not None:
             return area_crops(self._integral, rectangles, side)
-        crops = np.empty((len(rectangles), 3, side, side), np.float32)
-        for crop, (x0, y0, x1, y1) in zip(crops, rectangles.tolist(), strict=True):
-            (crop[...],) = banded_pyramid(self._image[y0:y1, x0:x1], [(side, side)])
-        return crops
+        if len(rectangles) == 0:
+            return np.empty((0, 3, side, side), np.float32)
+        (x0, y0), (x1, y1) = rectangles[:, :2].min(axis=0).tolist(), rectangles[:, 2:].max(axis=0).tolist()
+        part = self._image[y0:y1, x0:x1]
+        # One integral image around all of them where they are near each other.
+        if part.shape[0] * part.shape[1] <= BAND_PIXELS:
+            return area_crops(integral_image(part), rectangles - np.array([x0, y0, x0, y0]), side)
+        if len(rectangles) == 1:
+            return np.stack(banded_pyramid(part, [(side, side)]))
+        half = len(rectangles) // 2
+        return np.concatenate([self.crops(rectangles[:half], side), self.crops(rectangles[half:], side)])
 
 
 def integral_image(image: UInt8) -> Int32:

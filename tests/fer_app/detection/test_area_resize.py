@@ -95,3 +95,16 @@ def test_a_large_frame_gives_what_a_small_one_does(monkeypatch, picture):
         np.testing.assert_array_equal(large.strip(size, 1, 3), small.strip(size, 1, 3))
     np.testing.assert_array_equal(large.crops(rectangles, 24), small.crops(rectangles, 24))
     assert large.crops(rectangles[:0], 24).shape == (0, 3, 24, 24)
+
+
+@pytest.mark.parametrize("band_pixels", [1, 60, 400, 10_000])
+def test_crops_of_a_large_frame_are_cut_from_whatever_holds_them(monkeypatch, band_pixels):
+    """Alone, some together or all together, by how far they are apart."""
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 256, (90, 110, 3), np.uint8)
+    low = np.stack([rng.integers(0, 100, 30), rng.integers(0, 80, 30)], axis=1)
+    rectangles = np.concatenate([low, np.minimum(low + rng.integers(1, 40, (30, 1)), [110, 90])], axis=1)
+    expected = area_crops(integral_image(picture), rectangles, 7)
+    monkeypatch.setattr(module, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(module, "BAND_PIXELS", band_pixels)
+    np.testing.assert_array_equal(Frame(picture).crops(rectangles, 7), expected)
