@@ -85,6 +85,24 @@ def test_proposals_equal_the_slow_ones(min_face_px, portion):
                 np.testing.assert_allclose(one.offsets, offsets, rtol=1e-6)
 
 
+@pytest.mark.parametrize("min_face_px", np.arange(12, 21, 0.37))
+def test_every_pair_that_overlaps_is_seen(min_face_px):
+    """All cells are windows here, and how their edges are rounded differs with the size."""
+    picture = noise(5, 80, 70)
+    boxes, probs, _ = slow_proposals(picture, min_face_px, 0.0)
+    found = find_proposals(Stage(fake_pnet, 10**6), [Frame(picture)], min_face_px, 0.0)
+    np.testing.assert_array_equal(found.boxes, boxes)
+    np.testing.assert_allclose(found.probs, probs, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("logit", "passes"), [(-5e-4, False), (5e-4, True)])
+def test_almost_the_threshold_is_not_enough(logit, passes):
+    values = np.zeros((1, 5, 1, 1), np.float32)
+    values[:, 0] = math.log(0.6 / 0.4) + logit
+    found = find_proposals(Stage(lambda _: values, 1000), [Frame(noise(0, 12, 12))], 12, 0.6)
+    assert len(found.probs) == passes
+
+
 @pytest.mark.parametrize(("threshold", "passes"), [(0.0, True), (0.5, True), (0.51, False), (1.0, False)])
 def test_a_threshold_is_a_least_probability(threshold, passes):
     undecided = Stage(lambda pixels: np.zeros((len(pixels), 5, 1, 1), np.float32), 1000)
