@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from fer_app.detection import cascade
 from fer_app.detection.area_resize import Frame
-from fer_app.detection.proposals import ALONE, WINDOW_PX, Crew, Stage
+from fer_app.detection.proposals import WINDOW_PX, Crew, Stage
 from fer_app.errors import InputError
 from fer_app.model_store import resolve_detector
 from fer_app.results import Detections
@@ -71,7 +70,7 @@ class MtcnnDetector:
         self._pnet, self.device = _load("pnet", device)
         self._rnet, _ = _load("rnet", device)
         self._onet, _ = _load("onet", device)
-        self._crew = _crew(physical_cores() if threads is None else threads)
+        self._crew = Crew(physical_cores() if threads is None else threads)
 
     def detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         """Find the faces of several pictures, which may differ in size.
@@ -121,11 +120,6 @@ def _load(name: str, device: str) -> tuple[Stage, str]:
     session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=1)
     portions = _CPU_PORTIONS if parse_device(session.device).kind == "cpu" else _ACCELERATOR_PORTIONS
     return Stage(lambda images: session.run({"images": images})[0], portions[name]), session.device
-
-
-def _crew(threads: int) -> Crew:
-    """Threads that wait for work; they end when nobody holds them any more."""
-    return Crew(threads, ThreadPoolExecutor(threads, "detection").map) if threads > 1 else ALONE
 
 
 def _groups(images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[list[npt.NDArray[np.uint8]]]:

@@ -7,7 +7,8 @@ while it is in the cache of the core that works on it, and only the few cells ab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,20 +44,40 @@ class Stage(NamedTuple):
     portion: int
 
 
-class Crew(NamedTuple):
-    """Those who share the work.
+class Crew:
+    """The caller and some helping threads, who share work."""
 
-    Attributes:
-        size: how many they are.
-        map: the built-in `map`, or an executor's.
-    """
+    def __init__(self, size: int = 1) -> None:
+        """Hire helpers; they end when nobody holds the crew any more.
 
-    size: int = 1
-    map: Callable[..., Iterable[Any]] = map
+        Args:
+            size: how many work, the caller included.
+        """
+        self.size = max(1, size)
+        self._helpers = ThreadPoolExecutor(size - 1, "detection") if size > 1 else None
 
     def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Results of a function for all items, in their order; nobody is woken up for a single one."""
-        return [function(item) for item in items] if len(items) < 2 else list(self.map(function, items))
+        """Results of a function for all items, in their order.
+
+        Everybody takes the next item when done with the last. The caller never waits for a helper to begin: on a busy
+        machine that may take longer than the work.
+        """
+        results: list[Any] = [None] * len(items)
+        left = iter(range(len(items)))
+
+        def work() -> None:
+            for i in left:
+                results[i] = function(items[i])
+
+        helpers = min(self.size, len(items)) - 1
+        joined = [self._helpers.submit(work) for _ in range(helpers)] if self._helpers else []
+        try:
+            work()
+        finally:
+            for helper in joined:
+                if not helper.cancel():
+                    helper.result()
+        return results
 
 
 ALONE = Crew()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,28 @@ from fer_app.boxes import suppress
 from fer_app.detection import proposals
 from fer_app.detection.area_resize import Frame, area_resize, integral_image
 from fer_app.detection.proposals import Crew, Stage, face_probability, find_proposals, pyramid_scales
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 40])
+def test_a_crew_returns_everything_in_order(size, count):
+    workers = set()
+
+    def square(x):
+        workers.add(threading.get_ident())
+        time.sleep(0.001)
+        return x * x
+
+    assert Crew(size).each(square, range(count)) == [x * x for x in range(count)]
+    assert len(workers) <= min(size, count)
+    if size > 1 and count == 40:
+        assert len(workers) > 1
+
+
+def test_a_crew_hands_on_an_error_of_anybody():
+    for bad in range(12):
+        with pytest.raises(ZeroDivisionError):
+            Crew(3).each(lambda x, bad=bad: 1 / (x - bad), range(12))
 
 
 def test_pyramid_covers_faces_from_the_smallest_to_the_shorter_side():
@@ -72,17 +95,16 @@ def test_proposals_equal_the_slow_ones(min_face_px, portion):
     # Equal probabilities, which are taken in the order of rows.
     pictures[3][20:60, 30:100] = 255
     frames = [Frame(picture) for picture in pictures]
-    with ThreadPoolExecutor(3) as pool:
-        for crew in (Crew(), Crew(3, pool.map)):
-            found = find_proposals(Stage(fake_pnet, portion), frames, min_face_px, 0.6, crew)
-            assert (np.diff(found.frames) >= 0).all()
-            assert not (found.frames == 4).any()
-            for number, picture in enumerate(pictures[:4]):
-                one = found.take(found.frames == number)
-                boxes, probs, offsets = slow_proposals(picture, min_face_px, 0.6)
-                np.testing.assert_array_equal(one.boxes, boxes)
-                np.testing.assert_allclose(one.probs, probs, rtol=1e-6)
-                np.testing.assert_allclose(one.offsets, offsets, rtol=1e-6)
+    for crew in (Crew(), Crew(3)):
+        found = find_proposals(Stage(fake_pnet, portion), frames, min_face_px, 0.6, crew)
+        assert (np.diff(found.frames) >= 0).all()
+        assert not (found.frames == 4).any()
+        for number, picture in enumerate(pictures[:4]):
+            one = found.take(found.frames == number)
+            boxes, probs, offsets = slow_proposals(picture, min_face_px, 0.6)
+            np.testing.assert_array_equal(one.boxes, boxes)
+            np.testing.assert_allclose(one.probs, probs, rtol=1e-6)
+            np.testing.assert_allclose(one.offsets, offsets, rtol=1e-6)
 
 
 @pytest.mark.parametrize("min_face_px", np.arange(12, 21, 0.37))
