@@ -15,15 +15,20 @@
     |- DatasetError                     a data set that is missing, incomplete or unreadable
     |- CheckpointError                  a checkpoint that is missing, damaged or does not fit
     |- DivergedError                    the loss is no longer finite
+    |- StoppedError                     a signal ended the work; what was done is kept
+    |  |- RunInterruptedError           of a training run, in `training.interruption`
+    |- ProcessLostError                 another process of the run is gone
     |- ExportError
     |  |- ParityError                   the exported file does not compute what the checkpoint does
     |- MissingExtraError                a command needs packages that the base install does not bring
 
-At the command line a `FerError` is one line on stderr and exit status 1; a traceback means a bug.
+At the command line a `FerError` is one line on stderr and exit status 1, a `StoppedError` has a status of its own; a
+traceback means a bug.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 
@@ -103,6 +108,33 @@ class CheckpointError(FerError):
 
 class DivergedError(FerError):
     """The training loss is no longer finite."""
+
+
+class StoppedError(FerError):
+    """A signal ended the work, after what was done had been saved.
+
+    Attributes:
+        signal_number: the signal.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        """Begin the message with the signal.
+
+        Args:
+            signal_number: the signal.
+            message: what comes after `stopped by SIGTERM`.
+        """
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{message}")
+        self.signal_number = signal_number
+
+    @property
+    def exit_status(self) -> int:
+        """What shells report of a process that the signal ended: 143 or 130."""
+        return 128 + self.signal_number
+
+
+class ProcessLostError(FerError):
+    """Another process of the run has ended without a word, or cannot be reached."""
 
 
 class ExportError(FerError):

@@ -86,8 +86,8 @@ def prepare(
     resume: Annotated[bool, typer.Option("--resume", help="Go on in a folder that a stopped run left.")] = False,
 ) -> None:
     """Find and align faces as `fer predict` does, and write them to tar shards that `--data` takes."""
+    from fer_app.errors import StoppedError
     from fer_app.session import physical_cores
-    from training.data.prepare import PreparationStoppedError
     from training.data.prepare import prepare as run
     from training.data.prepare_faces import Settings
     from training.data.prepare_source import list_pictures
@@ -109,7 +109,7 @@ def prepare(
     many = workers or physical_cores()
     try:
         made = run(pictures, out, settings, shard_size=shard_size, workers=many, resume=resume, report=report)
-    except PreparationStoppedError as stopped:
+    except StoppedError as stopped:
         report.line(f"fer: {stopped}")
         raise typer.Exit(stopped.exit_status) from stopped
     _print_prepared(made)

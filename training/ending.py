@@ -20,7 +20,7 @@ from lightning.fabric import Fabric
 from torch import distributed
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from fer_app.errors import FerError
+from fer_app.errors import ProcessLostError
 from training.distributed import World
 from training.interruption import RunInterruptedError
 
@@ -29,10 +29,6 @@ _GRACE_S = 1.0  # what a process has to end by itself, once another has failed
 _PATIENCE_S = 30.0
 
 _FIRST, _FAILED, _TOLD, _KNOW = "first", "failed", "told", "know"
-
-
-class ProcessLostError(FerError):
-    """Another process of the run has ended without a word, or cannot be reached."""
 
 
 @contextlib.contextmanager

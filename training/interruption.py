@@ -5,22 +5,22 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from fer_app.errors import FerError
+from fer_app.errors import StoppedError
 
 
-class RunInterruptedError(FerError):
-    """A signal ended the run, after its state was saved; `signal_number` is the signal."""
+class RunInterruptedError(StoppedError):
+    """A signal ended the run, after its state was saved.
+
+    Attributes:
+        epoch: the one that the run stopped in, counted from 0 as in all files.
+        step: steps of it that are done.
+    """
 
     def __init__(self, signal_number: int, epoch: int, step: int) -> None:
-        name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} at epoch {epoch}, step {step}; the state is saved: pass --resume to go on")
-        self.signal_number, self.epoch, self.step = signal_number, epoch, step
-
-    @property
-    def exit_status(self) -> int:
-        """What shells report of a process that the signal ended: 143 or 130."""
-        return 128 + self.signal_number
+        where = f" at epoch {epoch + 1}, step {step}"  # people count epochs from 1
+        super().__init__(signal_number, f"{where}; the state is saved: pass --resume to go on")
+        self.epoch, self.step = epoch, step
 
     def marker(self) -> dict[str, Any]:
-        """Return what `unfinished.json` holds."""
+        """Return what `unfinished.json` holds, its epoch counted from 0."""
         return {"signal": signal.Signals(self.signal_number).name, "epoch": self.epoch, "step": self.step}

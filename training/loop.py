@@ -138,7 +138,7 @@ def fit(
     ema = ModelEmaV3(objective.model, decay=settings.ema_decay, use_warmup=True) if averages else None
     state = ProgressState(objective, weights, ema, folder, world)
     if resume and state.restore():
-        report.line(f"resumed at epoch {state.progress.epoch}, step {state.progress.step}")
+        report.line(f"resumed at epoch {state.progress.epoch + 1}, step {state.progress.step}")
     progress, means = state.progress, state.means
     world.first(folder.forget_after, progress.total_steps, progress.epoch)
 

@@ -10,31 +10,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fer_app.errors import CheckpointError
+from fer_app.errors import CheckpointError, FerError
 
 LOCK_NAME = "lock.json"
 
 
 @contextlib.contextmanager
-def locked(run_dir: Path, *, instead: str = "--run-dir") -> Iterator[None]:
-    """Hold the folder, and clear away half-written files that a killed process left in it and its stages' folders.
+def locked(folder: Path, *, instead: str = "--run-dir", error: type[FerError] = CheckpointError) -> Iterator[None]:
+    """Hold the folder, and clear away half-written files that a killed process left in it, at most two levels below.
 
     The system lets go of the lock when the process dies, whatever kills it. Where it knows no such locks (Windows, some
     network file systems), nothing is held.
 
     Args:
-        run_dir: the folder.
+        folder: of a run, or of prepared faces.
         instead: the option that names another one, for the error.
+        error: what is raised.
 
     Raises:
-        CheckpointError: another process holds the folder.
+        FerError: `error`: another process holds the folder, or it cannot be written to.
     """
-    path = run_dir / LOCK_NAME
-    descriptor = _acquire(path, instead)
+    path = folder / LOCK_NAME
+    descriptor = _acquire(path, instead, error)
     try:
         since = path.stat().st_mtime_ns
-        for pattern in (".fer-*.tmp", "*/.fer-*.tmp"):  # as `fer_app.atomic_file` names them
-            for left in run_dir.glob(pattern):
+        for above in ("", "*/", "*/*/"):  # the run's, its stages', their pictures'
+            for left in folder.glob(f"{above}.fer-*.tmp"):  # as `fer_app.atomic_file` names them
                 with contextlib.suppress(OSError):
                     if left.stat().st_mtime_ns < since:
                         left.unlink()
@@ -45,16 +46,16 @@ def locked(run_dir: Path, *, instead: str = "--run-dir") -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, instead: str) -> int:
+def _acquire(path: Path, instead: str, error: type[FerError]) -> int:
     """Return the locked file's descriptor; the file holds who has it."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise CheckpointError(f"cannot write to the run folder {path.parent}: {error}") from error
+        except OSError as fault:
+            raise error(f"cannot write to {path.parent}: {fault}") from fault
         try:
             if not _lock(descriptor):
-                raise CheckpointError(
+                raise error(
                     f"{path.parent} is in use by another process ({_holder(path)}): "
                     f"wait for it, or pass another {instead}"
                 )
@@ -62,9 +63,9 @@ def _acquire(path: Path, instead: str) -> int:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
                 return descriptor
-        except OSError as error:
+        except OSError as fault:
             os.close(descriptor)
-            raise CheckpointError(f"cannot write to the run folder {path.parent}: {error}") from error
+            raise error(f"cannot write to {path.parent}: {fault}") from fault
         except BaseException:
             os.close(descriptor)
             raise

@@ -141,6 +141,8 @@ def _make(path: Path) -> None:
 def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
     _claim(recipe, run.path)
     if (stopped := run.take_unfinished()) is not None:
+        if isinstance(stopped.get("epoch"), int):
+            stopped["epoch"] += 1  # people count from 1
         report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
 
 

@@ -15,6 +15,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from fer_app.errors import StoppedError
 from fer_app.stop_signals import StopSignals
 from training.checkpoint import load_checkpoint
 from training.cli import train
@@ -86,17 +87,18 @@ def test_a_stopped_run_saves_and_resumes_bit_identical(
     started = tmp_path / stage / "metrics.jsonl"
     returned, told = stop(given, started.exists, number)
     assert returned == status, told
-    assert f"fer: stopped by {number.name} at epoch " in told
     assert "Traceback" not in told
     marker = json.loads((tmp_path / "unfinished.json").read_text())
     assert (marker["stage"], marker["signal"]) == (stage, number.name)
+    # The file counts epochs from 0, words do from 1.
+    assert f"fer: stopped by {number.name} at epoch {marker['epoch'] + 1}, step {marker['step']};" in told
     assert (tmp_path / stage / "state.pt").is_file()
     assert not (tmp_path / stage / "done.json").exists()
     assert not (tmp_path / "lock.json").exists()
 
     told = resume_here(given)
-    assert f"going on after stage {stage}, signal {number.name}, epoch {marker['epoch']}, step" in told
-    assert f"resumed at epoch {marker['epoch']}, step {marker['step']}" in told
+    assert f"going on after stage {stage}, signal {number.name}, epoch {marker['epoch'] + 1}, step" in told
+    assert f"resumed at epoch {marker['epoch'] + 1}, step {marker['step']}" in told
     assert not (tmp_path / "unfinished.json").exists()
     assert_same_run(tmp_path, whole)
 
@@ -149,4 +151,6 @@ def test_other_threads_are_left_alone() -> None:
 
 
 def test_exit_status() -> None:
-    assert [RunInterruptedError(n, 0, 0).exit_status for n in (signal.SIGTERM, signal.SIGINT)] == [143, 130]
+    stopped: list[StoppedError] = [RunInterruptedError(n, 0, 0) for n in (signal.SIGTERM, signal.SIGINT)]
+    assert [error.exit_status for error in stopped] == [143, 130]
+    assert str(stopped[1]) == "stopped by SIGINT at epoch 1, step 0; the state is saved: pass --resume to go on"

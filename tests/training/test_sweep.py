@@ -206,7 +206,7 @@ def test_a_stopped_sweep_goes_on(folder: Path, mini_ferplus: Path, number: signa
     states = [line.partition(": ")[2].partition(",")[0] for line in ended(result)]
     assert states == ["already done", "resumed", "trained"]
     log = (out / "b/seed-0/train.log").read_text()
-    assert f"resumed at epoch {stopped['epoch']}, step {stopped['step']}" in log
+    assert f"resumed at epoch {stopped['epoch'] + 1}, step {stopped['step']}" in log
     assert not (out / "b/seed-0/unfinished.json").exists()
     complete = [line for line in rows if json.loads(line)["epoch"] < stopped["epoch"]]
     assert started.read_text().splitlines()[: len(complete)] == complete

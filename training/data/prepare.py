@@ -11,7 +11,6 @@ import contextlib
 import csv
 import json
 import shutil
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fer_app.atomic_file import replacing
-from fer_app.errors import DatasetError, FerError
+from fer_app.errors import DatasetError, StoppedError
 from fer_app.stop_signals import StopSignals
 from training.data.prepare_faces import Settings
 from training.data.prepare_shard import ShardReport, Task
@@ -31,20 +30,6 @@ from training.run_lock import locked
 
 _REPORTS: Final = "reports"
 _TENTHS: Final = 10
-
-
-class PreparationStoppedError(FerError):
-    """A signal ended the preparation; whole shards are kept."""
-
-    def __init__(self, signal_number: int, out: Path) -> None:
-        name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name}; the finished shards in {out} are kept: pass --resume to go on")
-        self.signal_number = signal_number
-
-    @property
-    def exit_status(self) -> int:
-        """What shells report of a process that the signal ended: 143 or 130."""
-        return 128 + self.signal_number
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ def prepare(
 
     Raises:
         DatasetError: the folder is not empty, or holds other work; it cannot be written to; or no face was found.
-        PreparationStoppedError: SIGINT or SIGTERM.
+        StoppedError: SIGINT or SIGTERM; whole shards are kept.
     """
     asked = {
         "format_version": FORMAT_VERSION,
@@ -104,7 +89,7 @@ def prepare(
         "pictures": {part: len(pictures) for part, pictures in source.parts.items()},
     }
     _make_folder(out, resume=resume)
-    with locked(out, instead="-o"):
+    with locked(out, instead="-o", error=DatasetError):
         if _claim(out, asked, resume=resume):
             report.line(f"{out} is complete already")
         else:
@@ -180,7 +165,7 @@ def _make_shards(tasks: list[Task], out: Path, settings: Settings, workers: int,
 
         if not run_tasks(left, settings, out, out / _REPORTS, workers=workers, poll=poll):
             assert signals.received is not None
-            raise PreparationStoppedError(signals.received, out)
+            raise StoppedError(signals.received, f"; the finished shards in {out} are kept: pass --resume to go on")
 
 
 def _progress(done: int, total: int, rate: float) -> str:

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fer_app.contract import Contract
-from fer_app.errors import CheckpointError, DatasetError, InputError
+from fer_app.errors import DatasetError, InputError
 from fer_app.image_io import write_image
 from fer_app.labels import LABELS
 from fer_app.recognizer import Recognizer
@@ -389,7 +389,7 @@ def test_another_source_or_other_settings_are_refused(photos, tmp_path):
 def test_one_process_a_folder(photos, tmp_path):
     out = tmp_path / "out"
     run(photos, "-o", out, "--all-faces", "--workers", 1)
-    with locked(out), pytest.raises(CheckpointError, match="pass another -o"):
+    with locked(out), pytest.raises(DatasetError, match="pass another -o"):
         run(photos, "-o", out, "--all-faces", "--resume")
 
 
