@@ -9,7 +9,7 @@ from training.distributed import World
 from training.loop import LoopSettings
 from training.objective import Objective
 from training.recipe import Recipe, Stage
-from training.report import Report
+from training.report import Report, clock
 from training.run_folder import RunFolder
 from training.speed_probe import measure_speed
 
@@ -31,22 +31,23 @@ def announce(
     parameters = sum(p.numel() for p in objective.model.parameters())
     world = World(fabric)
     whole = settings.samples_a_step * world.size
-    batch = min(whole, objective.num_samples) // world.size * world.size
-    steps = len(objective.start_epoch(0, settings.samples_a_step, world.share))
+    epoch = objective.start_epoch(0, settings.samples_a_step, world.share)
+    batch, steps = epoch.batch * world.size, len(epoch)  # not always what was asked for: an epoch may be short
     rate, peak = measure_speed(objective, settings, fabric)
     whose = "of the process" if fabric.device.type == "cpu" else f"on {fabric.device}"
     memory = f"; peak memory {peak / 1e9:.2f} GB {whose}" if peak is not None else ""
     where = f"{world.size} x {fabric.device.type}" if world.size > 1 else str(fabric.device)
-    hours = settings.epochs * steps * batch / rate / 3600
+    duration = settings.epochs * steps * batch / rate
     views = f" of {objective.views} views" if objective.views > 1 else ""
     report.line(
         f"{recipe.name} / {stage}: {parameters / 1e6:.2f} M parameters on {where} ({settings.precision}), "
         f"{objective.num_samples} images, {settings.epochs} epochs x {steps} steps x {batch} images{views}; "
-        f"{rate:.0f} images/s, about {hours:.2f} h{memory}"
+        f"{rate:.0f} images/s, about {clock(duration)}{memory}"
     )
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
     assert table is not None
+    short = f", cut to {batch} by the length of an epoch" if batch < whole else ""
     report.line(
         f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {world.size} = "
-        f"{whole} images a step; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
+        f"{whole} images a step{short}; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
     )

@@ -7,6 +7,7 @@ One pass reads top to bottom: order, learning rate, loss, step, average, log, sa
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from training.fsdp import ShardedWeights, is_sharded
 from training.interruption import RunInterruptedError
 from training.objective import Objective
 from training.progress_state import PlainWeights, Progress, ProgressState
-from training.report import Report
+from training.report import Report, clock
 from training.run_folder import RunFolder
 from training.running_means import RunningMeans
 from training.sampling import Epoch
@@ -158,9 +159,9 @@ def fit(
                 if progress.step % LOG_EVERY_STEPS == 0 or progress.step == len(batches):
                     state.check_finite()
                     row = means.take()
-                    lr = optimizer.param_groups[-1]["lr"]
-                    world.first(folder.log, {"step": progress.total_steps, "epoch": epoch, "lr": lr, **row})
-                    report.live(f"epoch {epoch + 1}/{settings.epochs} step {step + 1}/{len(batches)} {_values(row)}")
+                    logged = {"step": progress.total_steps, "epoch": epoch, "lr": _lr(optimizer), **row}
+                    world.first(folder.log, logged)
+                report.progress(functools.partial(_live_line, progress, settings, means, optimizer, len(batches)))
                 # A signal may reach any process, and clocks differ: all have to do the same.
                 is_due = world.rank == 0 and now - saved > 60 * settings.checkpoint_minutes
                 received, due = world.highest(stop.received or 0, is_due)
@@ -262,7 +263,24 @@ def step_draws(objective: Objective, key: list[int], samples: int, rank: int) ->
 def _epoch_line(progress: Progress, settings: LoopSettings, means: RunningMeans) -> str:
     left = progress.seconds / progress.epoch * (settings.epochs - progress.epoch)
     values = _values({**means.last, **progress.figures})
-    return f"epoch {progress.epoch}/{settings.epochs} {values} (about {left / 3600:.2f} h left)"
+    return f"epoch {progress.epoch}/{settings.epochs} {values} ({clock(left)} left)"
+
+
+def _live_line(
+    progress: Progress, settings: LoopSettings, means: RunningMeans, optimizer: torch.optim.Optimizer, steps: int
+) -> str:
+    """Return where the stage stands; it waits for the device, so it is not called at every step."""
+    row = dict(means.peek())
+    left = progress.seconds / progress.total_steps * (settings.epochs * steps - progress.total_steps)
+    rate = row.pop("images_per_s")
+    return (
+        f"epoch {progress.epoch + 1}/{settings.epochs} step {progress.step}/{steps}, {clock(left)} left, "
+        f"{rate:.0f} images/s, lr {_lr(optimizer):.3g}, {_values(row)}"
+    )
+
+
+def _lr(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[-1]["lr"])
 
 
 def _values(row: dict[str, float]) -> str:

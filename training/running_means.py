@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Sums on the device, so that no step waits for it; only `take`, `bad_step` and `state` do.
+    """Sums on the device, so that no step waits for it; only `peek`, `take`, `bad_step` and `state` do.
 
     Attributes:
         last: the newest row that `take` gave.
@@ -44,10 +44,17 @@ class RunningMeans:
         """Return the terms of the newest step."""
         return {name: float(term) for name, term in self._newest.items()}
 
-    def take(self) -> dict[str, float]:
-        """Return the means since the last row, with `images_per_s`, and start anew."""
+    def peek(self) -> dict[str, float]:
+        """Return the means since the last row, with `images_per_s`; that row itself where no step came after it."""
+        if not self._steps:
+            return self.last
         row = {name: float(total) / self._steps for name, total in self._sums.items()}
         row["images_per_s"] = round(self._samples / max(self._now - self._since, 1e-9), 1)
+        return row
+
+    def take(self) -> dict[str, float]:
+        """Return what `peek` does, and start anew."""
+        row = self.peek()
         self._sums, self._steps, self._samples, self._since, self.last = {}, 0, 0, self._now, row
         self._finite, self._good, self._watched = None, 0, 0
         return row

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fer_app.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Share:
@@ -32,6 +34,10 @@ class Epoch(Protocol):
     def __len__(self) -> int:
         """Return the number of steps."""
 
+    @property
+    def batch(self) -> int:
+        """Samples of a step, of this process: fewer than asked for, where the set has fewer."""
+
     def starting_at(self, step: int) -> Iterator[Samples]:
         """Yield each step's samples, from `step` on."""
 
@@ -46,13 +52,26 @@ class IndexedEpoch:
             order: int64, (steps, batch), indices of all processes' samples.
             share: which of the world_size equal, neighbouring parts of each row it is; what cannot be shared equally
                 is left out. None for the whole.
+
+        Raises:
+            ConfigError: the steps have fewer samples than there are processes.
         """
         share = share or Share()
         part = order.shape[1] // share.world_size
+        if not part:
+            raise ConfigError(
+                f"an epoch of {order.shape[1]} samples is too short for {share.world_size} processes: start fewer, or "
+                "raise finetune.epoch_samples where that ends it"
+            )
         self._order = order[:, share.rank * part : (share.rank + 1) * part]
 
     def __len__(self) -> int:
         return len(self._order)
+
+    @property
+    def batch(self) -> int:
+        """Samples of a step, of this process."""
+        return self._order.shape[1]
 
     def starting_at(self, step: int) -> Iterator[Tensor]:
         """Yield each step's indices, int64 (batch of the process,), from `step` on."""

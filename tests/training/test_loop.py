@@ -1,4 +1,6 @@
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fer_app.errors import CheckpointError, DivergedError
+from training import report
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.loop import LoopSettings, fit
@@ -143,6 +146,33 @@ def test_accumulated_passes_are_one_batch(
         torch.testing.assert_close(parts[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: name + text)
     losses = [rows(tmp_path / str(size))[0]["loss"] for size in (32, passes[0])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_line_tells_where_the_stage_stands(
+    mini_ferplus: Path, tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_LIVE_S", 0.0)
+    monkeypatch.setattr(report, "_columns", lambda _: 200)
+    told = Terminal()
+    settings = LoopSettings(**{**vars(SETTINGS), "batch_size": 16})
+    fit(objective(mini_ferplus), settings, RunFolder(tmp_path), fabric, Report(told))
+    lines = [line for line in re.split(r"[\r\n]+", told.getvalue()) if line.strip()]
+    live = [line for line in lines if ", lr " in line]
+    figure, time_left = r"[\d.e+-]+", r"\d+:\d\d:\d\d left"
+    for i, line in enumerate(live):
+        begins = rf"epoch {i // 5 + 1}/3 step {i % 5 + 1}/5, {time_left}, \d+ images/s, lr {figure}, "
+        assert re.fullmatch(begins + rf"loss {figure} ce {figure} contrastive {figure}", line), line
+    assert len(live) == 15  # every step, not the log's
+    assert float(live[4].partition("lr ")[2].partition(",")[0]) > 10 * float(live[0].partition("lr ")[2].split(",")[0])
+    ends = [line for line in lines if ", lr " not in line]
+    assert [re.fullmatch(rf"epoch \d/3 .* dev_accuracy .*\({time_left}\)", line) is not None for line in ends] == [
+        True
+    ] * 3
 
 
 def test_seed_changes_the_run(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:

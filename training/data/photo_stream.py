@@ -190,6 +190,11 @@ class StreamEpoch:
     def __len__(self) -> int:
         return self._steps
 
+    @property
+    def batch(self) -> int:
+        """Samples of a step, of this process."""
+        return self._batch
+
     def starting_at(self, step: int) -> Iterator[StreamBatch]:
         """Yield the steps from `step` on, prepared on another thread.
 

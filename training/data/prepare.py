@@ -25,7 +25,7 @@ from training.data.prepare_shard import ShardReport, Task
 from training.data.prepare_source import PictureList
 from training.data.prepare_workers import run_tasks
 from training.data.prepared import FORMAT_VERSION, HEADER_NAME, MISSING_NAME, UNFINISHED_NAME
-from training.report import Report
+from training.report import Report, clock
 from training.run_lock import locked
 
 _REPORTS: Final = "reports"
@@ -169,9 +169,7 @@ def _make_shards(tasks: list[Task], out: Path, settings: Settings, workers: int,
 
 
 def _progress(done: int, total: int, rate: float) -> str:
-    seconds = round((total - done) / rate)
-    eta = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    return f"{done}/{total} pictures, {rate:.0f} pictures/s, {eta} left"
+    return f"{done}/{total} pictures, {rate:.0f} pictures/s, {clock((total - done) / rate)} left"
 
 
 def _is_done(task: Task, out: Path) -> bool:
