@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeGuard, TypeVar, get_args
 
 import torch
@@ -22,6 +24,8 @@ from training.sampling import Share
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
 AcceleratorName = Literal["auto", "cpu", "cuda"]
+
+_PATIENCE = timedelta(days=7)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -74,6 +78,8 @@ def launch(precision: Literal["bf16", "fp32"], processes: Processes | None = Non
     # How torch's processes found each other is no news; what may be wrong still is.
     for name in ("lightning.fabric", "lightning.pytorch"):  # the latter, once imported, takes over the former's words
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Strides of dimensions of size 1 (a gray picture's channel, a 1x1 kernel) have no meaning, and DDP compares them.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # The processes to be started: when the first one is killed, each would print where in torch it noticed.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     chosen: Any = strategy
@@ -191,8 +197,12 @@ class World:
 
 @functools.cache
 def _control_group() -> Any:
-    """Return a group that sends from main memory, whatever the gradients take."""
-    return distributed.new_group(backend="gloo")
+    """Return a group that sends from main memory, whatever the gradients take.
+
+    It waits for the first process as long as that counts shards or scores a network; torch's default is half an hour.
+    A process that is gone breaks its connections or is found by `training.ending`, so nobody waits for it here.
+    """
+    return distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def gather(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

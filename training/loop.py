@@ -171,7 +171,7 @@ def fit(
                 if received:
                     raise RunInterruptedError(received, epoch, progress.step)
             progress.epoch, progress.step = epoch + 1, 0
-            _finish_epoch(objective, state, folder, world)
+            _finish_epoch(objective, state, folder, world, fabric.device)
             state.save()
             saved = time.monotonic()
             report.line(_epoch_line(progress, settings, means))
@@ -180,14 +180,22 @@ def fit(
     return progress
 
 
-def _finish_epoch(objective: Objective, state: ProgressState, folder: RunFolder, world: World) -> None:
+def _finish_epoch(
+    objective: Objective, state: ProgressState, folder: RunFolder, world: World, device: torch.device
+) -> None:
     """Score the network and write the stage's checkpoints, in the first process."""
     progress, network = state.progress, state.averaged()
 
     def score() -> dict[str, float]:
-        figures = objective.evaluate(network)
-        folder.log({"step": progress.total_steps, "epoch": progress.epoch, **figures})
-        objective.save(folder, network, progress.counters(), figures)
+        # What was put together from pieces lies in main memory, and goes back there to leave the GPU its room.
+        home = next(network.parameters()).device
+        network.to(device)
+        try:
+            figures = objective.evaluate(network)
+            folder.log({"step": progress.total_steps, "epoch": progress.epoch, **figures})
+            objective.save(folder, network, progress.counters(), figures)
+        finally:
+            network.to(home)
         return figures
 
     progress.figures = world.first(score)

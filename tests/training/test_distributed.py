@@ -1,13 +1,17 @@
 """Two processes: what they compute is what one does, and they end together. `two_processes.py` is what they run."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,12 +23,14 @@ from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, ConfigError, ProviderUnavailableError
 from tests.training.two_processes import CASES, codes_and_targets, objective, train
+from training import distributed
 from training.checkpoint import load_checkpoint
 from training.cli import train as train_command
 from training.distributed import Processes, World, gather, launch
 from training.fsdp import need_plain_run
-from training.loop import step_draws
+from training.loop import _finish_epoch, step_draws
 from training.losses.mscl_loss import MsclLoss
+from training.progress_state import Progress
 from training.run_folder import RunFolder
 
 TIMEOUT_S = 240  # on a machine that does much else; they take seconds
@@ -242,6 +248,50 @@ def test_weights_in_pieces(
     for name in ("last", "best"):
         (a, _), (b, _) = (load_checkpoint(tmp_path / which / f"{name}.safetensors") for which in ("killed", "whole"))
         assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_the_control_group_waits_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first process counts shards or scores; torch's default is half an hour."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **given: asked.update(given))
+    distributed._control_group.__wrapped__()
+    assert asked["backend"] == "gloo"
+    assert asked["timeout"] >= timedelta(days=1)
+
+
+@pytest.mark.parametrize("said", ["Grad strides do not match bucket view strides. This may ...", "something else"])
+def test_ddps_word_on_strides_without_meaning_is_left_out(said: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        launch("fp32", Processes(accelerator="cpu"))
+        warnings.warn(said, UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == [said] * (said == "something else")
+
+
+class Scored(nn.Linear):
+    """Notes where it was moved to."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.moves: list[str] = []
+
+    def to(self, *to: Any, **kind: Any) -> "Scored":
+        self.moves.append(f"to {torch.device(*to, **kind)}")
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_put_together_in_main_memory_is_scored_on_the_device(
+    tmp_path: Path, fabric: Fabric, fails: bool
+) -> None:
+    network: Any = Scored()
+    objective, state = Mock(), Mock(progress=Progress())
+    state.averaged.return_value = network
+    objective.evaluate.side_effect = lambda model: model.moves.append("scored") or {}
+    objective.save.side_effect = OSError if fails else lambda folder, model, *_: model.moves.append("saved")
+    with contextlib.suppress(OSError):
+        _finish_epoch(objective, state, RunFolder(tmp_path), World(fabric), torch.device("cuda:1"))
+    assert network.moves == ["to cuda:1", "scored", *(["saved"] * (not fails)), "to cpu"]
 
 
 class Drawing:
