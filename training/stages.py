@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
+from training.shared_faces import once_a_machine
 
 
 def run_recipe(
@@ -239,6 +241,7 @@ def _prepare(
         faces = _labelled(
             recipe,
             data,
+            fabric,
             table.split,
             votes=table.votes,
             contempt=table.contempt,
@@ -246,7 +249,7 @@ def _prepare(
             share=table.train_share,
         )
         selects = table.split == "train-main"
-        selection = _labelled(recipe, data, "dev", contempt=table.contempt) if selects else None
+        selection = _labelled(recipe, data, fabric, "dev", contempt=table.contempt) if selects else None
         objective = MimicFinetuning(recipe, table, faces, selection, start)
     settings = LoopSettings(
         epochs=table.epochs,
@@ -311,7 +314,7 @@ def _pretraining_images(
     if "photos" in table.images:
         parts.append(load_images(data.need_photos(table.photos_from), side, mode, limit=table.limit).images)
     if "faces" in table.images:
-        faces = _labelled(recipe, data, "train-main", limit=table.limit).images
+        faces = _labelled(recipe, data, fabric, "train-main", limit=table.limit).images
         if faces.shape[-1] != side:
             faces = torch.nn.functional.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
         parts.append(faces if mode == "gray" else faces.expand(-1, 3, -1, -1))
@@ -323,6 +326,7 @@ def _pretraining_images(
 def _labelled(
     recipe: Recipe,
     data: DataSources,
+    fabric: Fabric,
     split: Split,
     *,
     votes: VoteMode = "majority",
@@ -330,7 +334,7 @@ def _labelled(
     limit: int | None = None,
     share: float = 1.0,
 ) -> ImageSet:
-    """Read a split of the labelled set at the recipe's size and colour mode."""
+    """Read a split of the labelled set at the recipe's size and colour mode, in one process a machine."""
     size, mode = recipe.model.img_size, recipe.model.color_mode
-    root = data.need_faces()
-    return load(root, split, img_size=size, color_mode=mode, votes=votes, contempt=contempt, limit=limit, share=share)
+    asked = functools.partial(load, data.need_faces(), split, img_size=size, color_mode=mode)
+    return once_a_machine(fabric, functools.partial(asked, votes=votes, contempt=contempt, limit=limit, share=share))

@@ -22,10 +22,12 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, ConfigError, ProviderUnavailableError
+from tests.training.miniature import write_mini_shards
 from tests.training.two_processes import CASES, codes_and_targets, objective, train
 from training import distributed
 from training.checkpoint import load_checkpoint
 from training.cli import train as train_command
+from training.data.ferplus import load_ferplus
 from training.distributed import Processes, World, gather, launch
 from training.fsdp import need_plain_run
 from training.loop import _finish_epoch, step_draws
@@ -58,6 +60,7 @@ def fabric() -> Fabric:
 def pair(mini_ferplus: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes have written their cases to."""
     folder = tmp_path_factory.mktemp("pair")
+    write_mini_shards(folder / "shards", [30, 9, 41, 20])
     ended = start(repository, "tests.training.two_processes", "equalities", str(mini_ferplus), str(folder))
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     return folder
@@ -68,7 +71,7 @@ def alone(mini_ferplus: Path, tmp_path_factory: pytest.TempPathFactory, fabric: 
     """The weights of each case after one process had all samples, and `start`, those before."""
     folder = tmp_path_factory.mktemp("alone")
     states = {}
-    for case in ("mae", "ce", "mscl, gathered"):
+    for case in ("mae", "ce", "ce, balanced", "mscl, gathered"):
         target = objective(case, mini_ferplus)
         states[f"{case}, start"] = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
         states[case] = train(target, folder / case, fabric)
@@ -94,7 +97,10 @@ def test_processes_end_with_the_same_weights(pair: Path, case: str) -> None:
             assert torch.equal(theirs[name], tensor), name
 
 
-@pytest.mark.parametrize(("case", "theirs"), [("mae", "mae"), ("ce", "ce"), ("mscl, gathered",) * 2, ("mae", "passes")])
+@pytest.mark.parametrize(
+@pytest.mark.parametrize(
+    ("case", "theirs"), [*((case, case) for case in ("mae", "ce", "ce, balanced", "mscl, gathered")), ("mae", "passes")]
+)
 def test_two_processes_take_the_steps_of_one(
     pair: Path, alone: dict[str, dict[str, Tensor]], case: str, theirs: str
 ) -> None:
@@ -107,7 +113,7 @@ def test_processes_contrast_their_own_faces_unless_told(pair: Path, alone: dict[
     assert distance(alone[case], state) > 0.1 * distance(alone[case], alone[f"{case}, start"])
 
 
-@pytest.mark.parametrize("case", ["mae", "ce", "mscl, gathered"])
+@pytest.mark.parametrize("case", ["mae", "ce", "ce, balanced", "mscl, gathered"])
 def test_logged_terms_are_those_of_all_processes(
     pair: Path, mini_ferplus: Path, tmp_path: Path, fabric: Fabric, case: str
 ) -> None:
@@ -149,6 +155,29 @@ def test_a_killed_pair_resumes_bit_identical(pair: Path) -> None:
     for name in ("last", "best"):
         (a, _), (b, _) = (load_checkpoint(pair / which / f"{name}.safetensors") for which in ("killed", "whole"))
         assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_a_killed_stream_of_two_processes_resumes_bit_identical(pair: Path) -> None:
+    assert [row["step"] for row in rows(pair / "stream")] == [3, 3, 6, 6]  # 100 pictures in steps of 32
+    assert rows(pair / "stream, killed") == rows(pair / "stream")
+    (a, _), (b, _) = (load_checkpoint(pair / which / "last.safetensors") for which in ("stream, killed", "stream"))
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_faces_are_read_once_a_machine(pair: Path, mini_ferplus: Path) -> None:
+    assert [(pair / f"read-{rank}").exists() for rank in (0, 1)] == [True, False]
+    faces = load_ferplus(mini_ferplus, "train-main")
+    files = set()
+    for rank in (0, 1):
+        images, targets, names, class_names = torch.load(pair / f"shared-{rank}.pt")
+        assert torch.equal(images, faces.images)
+        assert faces.targets is not None
+        assert torch.equal(targets, faces.targets)
+        assert (names, class_names) == (faces.names, faces.class_names)
+        (mapped,) = {line.split()[5] for line in (pair / f"maps-{rank}.txt").read_text().splitlines()}
+        files.add(mapped)
+    assert len(files) == 1
+    assert not Path(files.pop()).exists()
 
 
 def test_a_process_that_diverges_stops_both(pair: Path) -> None:

@@ -22,6 +22,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from fer_app.errors import DatasetError, FerError
 from training.data.ferplus import load_ferplus
+from training.data.image_set import ImageSet
+from training.data.photo_stream import PhotoStream
+from training.data.shard_list import count_archives, list_shards
 from training.distributed import Processes, World, gather, launch
 from training.ending import together
 from training.fsdp import fsdp_strategy
@@ -32,11 +35,13 @@ from training.mimic_finetuning import MimicFinetuning
 from training.recipe import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
+from training.shared_faces import once_a_machine
 
 PLAIN = ("finetune.mix_prob=0.0", "model.drop_path_rate=0.0")
 CASES: dict[str, tuple[str, ...]] = {
     "mae": (),
     "ce": (*PLAIN, "finetune.loss=ce"),
+    "ce, balanced": (*PLAIN, "finetune.loss=ce", "finetune.balanced=true"),
     "mscl, gathered": (*PLAIN, "finetune.contrastive_gather=true", "finetune.contrastive_weight=5.0"),
     "mscl, apart": (*PLAIN, "finetune.contrastive_weight=5.0"),
 }
@@ -62,6 +67,18 @@ class Finetuning(MimicFinetuning):
     passes_left = -1
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+        if self.passes_left == 0:
+            raise KilledError
+        self.passes_left -= 1
+        return super().losses(model, samples, rng)
+
+
+class Pretraining(MaePretraining):
+    """The same."""
+
+    passes_left = -1
+
+    def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
         if self.passes_left == 0:
             raise KilledError
         self.passes_left -= 1
@@ -98,7 +115,19 @@ def finetuning(data: Path, kind: Any, *changes: str) -> Any:
     recipe = load_recipe("debug", list(changes))
     assert recipe.finetune is not None
     faces, selection = load_ferplus(data, "train-main"), load_ferplus(data, "dev")
+    if recipe.finetune.balanced:  # something to balance: half of the classes but the first
+        assert faces.targets is not None
+        kept = (faces.targets.argmax(dim=1) == 0) | (torch.arange(len(faces)) % 2 == 0)
+        faces = faces.subset(torch.nonzero(kept).flatten())
     return kind(recipe, recipe.finetune, faces, selection, None)
+
+
+def streaming(shards: Path) -> Pretraining:
+    recipe = load_recipe("debug", ["model.img_size=16"])
+    assert recipe.pretrain is not None
+    archives = sorted(shards.iterdir())
+    listed = list_shards(archives, count_archives(archives, {}), None)
+    return Pretraining(recipe, recipe.pretrain, PhotoStream(listed, 16, "gray", shuffle_buffer=16), None)
 
 
 def objective(case: str, data: Path) -> Any:
@@ -139,12 +168,34 @@ def equalities(data: Path, folder: Path, fabric: Fabric) -> None:
     except KilledError:
         train(finetuning(data, Finetuning, *MIXED), folder / "killed", fabric, checkpoint_minutes=1e-9, resume=True)
 
+    train(streaming(folder / "shards"), folder / "stream", fabric, checkpoint_minutes=1e-9)
+    stopped = streaming(folder / "shards")
+    stopped.passes_left = 4
+    try:
+        train(stopped, folder / "stream, killed", fabric, checkpoint_minutes=1e-9)
+    except KilledError:
+        train(streaming(folder / "shards"), folder / "stream, killed", fabric, resume=True)
+
     diverging = finetuning(data, Diverging)
     diverging.rank = fabric.global_rank
     try:
         train(diverging, folder / "diverged", fabric)
     except (FerError, SystemExit) as error:
         (folder / f"diverged-{fabric.global_rank}.txt").write_text(repr(error))
+
+
+def shared(data: Path, folder: Path, fabric: Fabric) -> None:
+    """Faces that the first process alone reads."""
+    rank = fabric.global_rank
+
+    def read() -> ImageSet:
+        (folder / f"read-{rank}").touch()
+        return load_ferplus(data, "train-main")
+
+    faces = once_a_machine(fabric, read)
+    maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if "/fer-faces-" in line]
+    (folder / f"maps-{rank}.txt").write_text("\n".join(maps))
+    torch.save((faces.images, faces.targets, faces.names, faces.class_names), folder / f"shared-{rank}.pt")
 
 
 def gathered_loss(folder: Path, fabric: Fabric) -> None:
@@ -200,6 +251,7 @@ def main(task: str, data: Path, folder: Path) -> None:
     with together(fabric):
         if task == "equalities":
             gathered_loss(folder, fabric)
+            shared(data, folder, fabric)
             equalities(data, folder, fabric)
         elif task == "fail":
             fails(data, folder, fabric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +18,7 @@ from fer_app.errors import DatasetError, FerError
 from fer_app.image_io import read_image
 from training.data.decoding import map_in_threads, squeeze
 from training.data.image_set import ImageSet
+from training.memory import free_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,11 @@ class FaceIndex:
             images uint8, (N, 3 or 1, img_size, img_size).
 
         Raises:
-            DatasetError: pictures are missing or cannot be read; it names the first few.
+            DatasetError: the memory is too small for them; or pictures are missing or cannot be read, and it names the
+                first few.
         """
+        shape = (len(self), 1 if color_mode == "gray" else 3, img_size, img_size)
+        self._need_memory(math.prod(shape), img_size)
 
         def prepare(index: int) -> NDArray[np.uint8] | str:
             pixels = self._read(index)
@@ -98,7 +103,7 @@ class FaceIndex:
                 pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]
             return squeeze(pixels, img_size)
 
-        images = np.empty((len(self), 1 if color_mode == "gray" else 3, img_size, img_size), np.uint8)
+        images = np.empty(shape, np.uint8)
         bad: list[str] = []
         prepared = chain.from_iterable(map_in_threads(prepare, range(len(self)), threads))
         for index, pixels in enumerate(prepared):
@@ -110,6 +115,15 @@ class FaceIndex:
             first = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
             raise DatasetError(f"{self.root}: {len(bad)} of {len(self)} pictures cannot be read: {first}", bad)
         return ImageSet(torch.from_numpy(images), self.targets, self.names, self.class_names)
+
+    def _need_memory(self, needed: int, img_size: int) -> None:
+        """See now that all pictures fit, and not when the system ends the process halfway."""
+        free = free_bytes()
+        if free is not None and needed > free:
+            raise DatasetError(
+                f"{self.root}: {len(self)} faces at {img_size} px take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB "
+                "of memory are free: take fewer (finetune.limit, finetune.train_share) or smaller ones (model.img_size)"
+            )
 
     def problems(self, *, decode: bool = True, threads: int | None = None) -> Iterator[str]:
         """Yield a sentence for each picture that is missing or, with `decode`, cannot be read."""

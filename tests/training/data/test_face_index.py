@@ -11,6 +11,7 @@ from fer_app.contract import Contract
 from fer_app.errors import DatasetError
 from fer_app.image_io import read_image
 from fer_app.preprocess import to_input
+from training.data import face_index
 from training.data.face_index import FaceIndex
 
 
@@ -79,3 +80,10 @@ def test_parts_must_fit_each_other(folder):
         FaceIndex(folder, ("a.png",), torch.zeros(2, 2), ("x", "y"))
     with pytest.raises(DatasetError, match="boxes"):
         index(folder, "a.png", boxes=np.zeros((2, 4), np.int64))
+
+
+def test_faces_that_do_not_fit_into_memory_are_not_begun(folder, monkeypatch):
+    monkeypatch.setattr(face_index, "free_bytes", lambda: 2 * 3 * 20 * 20)
+    assert len(index(folder, "a.png", "b.png").load(20, "rgb")) == 2
+    with pytest.raises(DatasetError, match=r"3 faces at 20 px take .* GB, and .* GB of memory are free: take fewer"):
+        index(folder, "a.png", "b.png", "c.png").load(20, "rgb")
