@@ -98,7 +98,6 @@ def test_processes_end_with_the_same_weights(pair: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-@pytest.mark.parametrize(
     ("case", "theirs"), [*((case, case) for case in ("mae", "ce", "ce, balanced", "mscl, gathered")), ("mae", "passes")]
 )
 def test_two_processes_take_the_steps_of_one(
