@@ -182,6 +182,35 @@ def test_a_signal_leaves_finished_files(number, status, tiny_model, tmp_path, as
     assert 0 < frames == summary["frames"] == len(rows(out / "long.csv")) < 1500
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_resume_after_a_kill(tiny_model, tmp_path, astronaut):
+    pictures = [astronaut[:300, 80:380]] * 900
+    clip = make_clip(tmp_path / "long.mp4", times=range(900), size=(300, 300), pictures=pictures)
+    out = tmp_path / "out"
+    fixed = ["-o", str(out), "--model", str(tiny_model), "--device", "cpu"]
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "annotate", str(clip), *fixed]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    partials = [out / "long.partial.csv", out / "long.partial.mp4"]
+    until = time.monotonic() + 60
+    while not all(partial.exists() and partial.stat().st_size for partial in partials):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert sorted(path.name for path in out.iterdir()) == ["long.partial.csv", "long.partial.mp4"]
+    with av.open(str(partials[1])) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 3
+    assert len(rows(partials[0])) > 3
+    refused = RUNNER.invoke(app, ["annotate", str(clip), *fixed])
+    assert refused.exit_code == 1
+    assert "long.partial.mp4" in refused.stderr
+    resumed = RUNNER.invoke(app, ["annotate", str(clip), *fixed, "--resume", "--every", "9"])
+    assert resumed.exit_code == 0, resumed.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["long.csv", "long.json", "long.mp4"]
+    assert len(rows(out / "long.csv")) == 100
+
+
 def test_progress_goes_to_the_log_now_and_then(annotate, clips, monkeypatch):
     from fer_app.cli import progress_line
 
