@@ -99,7 +99,7 @@ def test_a_jump_of_most_of_the_size_is_taken_up_and_one_across_the_picture_is_no
 def test_another_size_at_the_same_distance_is_somebody_else() -> None:
     tracker = FaceTracker()
     tracker.update(found((100, 100, 50)), 0.0)
-    assert tracker.update(found((140, 100, 20)), 0.2).tolist() == [2]
+    assert tracker.update(found((130, 100, 20)), 0.2).tolist() == [2]
 
 
 def test_one_frame_in_three_seconds_is_enough_for_a_face_that_stays() -> None:
