@@ -73,7 +73,7 @@ def missing_of(arguments: list[str]) -> set[str]:
 @pytest.mark.parametrize("arguments", typed("fer"), ids=" ".join)
 def test_fer_command_exists_with_its_options(arguments: list[str]) -> None:
     assert missing_of(arguments) == set()
-    if arguments[0] == "train" and not arguments[1].startswith("-") and not arguments[1].endswith(".toml"):
+    if arguments[0] == "train" and not arguments[1].startswith("-") and not arguments[1].endswith((".toml", "RECIPE")):
         assert (ROOT / f"training/recipes/{arguments[1]}.toml").is_file()
 
 
