@@ -16,7 +16,6 @@
     |- CheckpointError                  a checkpoint that is missing, damaged or does not fit
     |- DivergedError                    the loss is no longer finite
     |- StoppedError                     a signal ended the work; what was done is kept
-    |  |- RunInterruptedError           of a training run, in `training.interruption`
     |- ProcessLostError                 another process of the run is gone
     |- ExportError
     |  |- ParityError                   the exported file does not compute what the checkpoint does
@@ -111,7 +110,7 @@ class DivergedError(FerError):
 
 
 class StoppedError(FerError):
-    """A signal ended the work, after what was done had been saved.
+    """A signal ended the work, after what was done had been saved; `training.interruption` tells where a run was.
 
     Attributes:
         signal_number: the signal.

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import signal
 
 import pytest
 
 from fer_app import errors
-from fer_app.errors import FerError
+from fer_app.errors import FerError, StoppedError
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
 
-@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", sorted(set(CLASSES) - {StoppedError}, key=str), ids=lambda error: error.__name__)
 def test_every_error_is_a_fer_error_with_its_message(error: type[FerError]) -> None:
     assert issubclass(error, FerError)
     assert str(error("photo.jpg: no picture")) == "photo.jpg: no picture"
     assert error.__doc__
+
+
+def test_what_a_signal_stopped_has_its_status() -> None:
+    error = StoppedError(signal.SIGTERM, "; what is done is kept")
+    assert str(error) == "stopped by SIGTERM; what is done is kept"
+    assert error.exit_status == 143
 
 
 @pytest.mark.parametrize("error", [errors.InputError, errors.ImageDecodeError, errors.ConfigError])

@@ -89,12 +89,12 @@ def run(*arguments):
 
 
 def test_help_comes_from_the_source_and_imports_nothing(commands):
-    shown = run("--help").stdout
-    assert "paint    Paint it all.\n" in shown
-    assert "gild     Gild it.\n" in shown
-    assert "brushes  Look after brushes.\n" in shown
-    assert "  lost" in shown
-    assert "predict" in shown
+    shown = [line.split(maxsplit=1) for line in run("--help").stdout.splitlines()]
+    assert ["paint", "Paint it all."] in shown
+    assert ["gild", "Gild it."] in shown
+    assert ["brushes", "Look after brushes."] in shown
+    assert ["lost"] in shown
+    assert "predict" in [words[0] for words in shown if words]
     assert not any(name.startswith("brushes") for name in sys.modules)
 
 
