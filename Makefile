@@ -21,7 +21,8 @@ demo: $(VENV)/.base-installed
 
 test: $(VENV)/.dev-installed
 	@$(check-opencv)
-	$(BIN)/pytest $(ARGS)
+	@# A process a core, up to four: each takes about a gigabyte.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: lint types test
 
