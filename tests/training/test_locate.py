@@ -127,6 +127,17 @@ def test_photos_may_be_asked_for_by_their_folder(tmp_path: Path) -> None:
         locate([tmp_path / "all" / "general"]).need_photos(["all"])
 
 
+def test_a_link_counts_by_both_of_its_names(tmp_path: Path) -> None:
+    write_mini_shards(tmp_path / "disk7", [1])
+    (tmp_path / "photos").mkdir()
+    link = tmp_path / "photos" / "general"
+    link.symlink_to(tmp_path / "disk7")
+    for given in (link, link / "shard-00.tar", tmp_path / "photos"):
+        assert locate([given]).need_photos(["general"]) == (link / "shard-00.tar",)
+    for given in (link, link / "shard-00.tar"):
+        assert locate([given]).need_photos(["disk7"]) == (link / "shard-00.tar",)
+
+
 def test_shards_by_patterns_each_once(tmp_path: Path) -> None:
     shards = write_mini_shards(tmp_path / "photos", [1] * 12)
     assert locate([tmp_path / "photos" / "shard-{00..11}.tar"]).photos == tuple(shards)

@@ -95,9 +95,10 @@ def locate(paths: Iterable[Path]) -> DataSources:
         if len(sets) == before and not here:
             raise DatasetError(f"{path} holds neither labelled faces (FERPlus, ...) nor pictures nor tar shards")
         # Of a shard that is given itself, by a pattern perhaps, the folder around it counts.
-        given = path.resolve().parent.name if path.is_file() else path.resolve().name
+        ways = (path.absolute(), path.resolve())  # a link has two names
+        given = {(way.parent if path.is_file() else way).name for way in ways}
         for photo in here:  # each once, though two patterns may name it
-            photos.setdefault(photo, frozenset((given, *photo.relative_to(path).parts)))
+            photos.setdefault(photo, frozenset((*given, *photo.relative_to(path).parts)))
     if unreadable and not sets and len(unreadable) == len(photos):
         raise DatasetError(next(iter(unreadable.values())))
     found = sets or (own_folders if len(own_folders) == 1 else [])
