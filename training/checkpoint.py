@@ -36,7 +36,7 @@ class CheckpointInfo:
     Attributes:
         kind: `encoder` (pre-trained, no head) or `classifier`.
         architecture: `VitConfig.to_dict()` under `encoder`, and for classifiers the head's arguments.
-        counters: epochs, steps and images seen.
+        counters: whole numbers: epochs and steps done, and seconds that they took.
         recipe: the recipe as written by `Recipe.to_json`, parsed; empty when there is none.
         metrics: figures measured when it was saved.
         contract: present exactly for classifiers.
