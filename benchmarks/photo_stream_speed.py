@@ -23,7 +23,7 @@ from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream
 from training.loop import LoopSettings, make_optimizer, prepare_model
 from training.mae_pretraining import MaePretraining
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.sampling import Share
 
 SIDE_PX = 64

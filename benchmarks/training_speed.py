@@ -39,7 +39,8 @@ from training.memory import peak_bytes, reset_peak
 from training.mimic_finetuning import MimicFinetuning
 from training.mixing import MixUpCutMix
 from training.objective import Objective
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe
+from training.recipe_files import load_recipe
 from training.sampling import Share
 
 KINDS = ("mae", "finetune")

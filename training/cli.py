@@ -46,7 +46,7 @@ def train(
     show: Annotated[bool, typer.Option("--list", help="Show the bundled recipes and stop.")] = False,
 ) -> None:
     """Train a model from a recipe: pre-train, then fine-tune."""
-    from training.recipe import bundled_recipes, load_recipe
+    from training.recipe_files import bundled_recipes, load_recipe
 
     if show:
         names = bundled_recipes()

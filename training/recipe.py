@@ -1,20 +1,14 @@
-"""Recipes: what `fer train` runs, as TOML files checked by pydantic models.
+"""Recipes: what `fer train` runs, as pydantic models.
 
-A recipe names the stages it runs (`pretrain`, then `finetune`), the network, and one table a stage. Unknown keys are
-refused with the nearest valid name, and every problem of a file is reported at once. Values that follow from others
-(the learning rate from `base_lr` and the batch, steps from epochs) are computed where they are used and never written.
-
-A file may hold differences alone: `base = "NAME"` takes the rest from another recipe, which has no base itself.
+A recipe names the stages it runs (`pretrain`, then `finetune`), the network, and one table a stage. Values that follow
+from others (the learning rate from `base_lr` and the batch, steps from epochs) are computed where they are used and
+never written. How the files are read: `training.recipe_files`.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import tomllib
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,21 +19,18 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from fer_app.contract import ColorMode, Contract, Interpolation
-from fer_app.errors import ConfigError, FerError
+from fer_app.errors import FerError
 from fer_app.labels import LABELS
 from models.vit import VitConfig, vit_config
 from training.augment import AugmentSpec, BatchAugment
 from training.losses.cross_entropy_loss import ClassWeights
 
 Stage = Literal["pretrain", "finetune"]
-
-
 Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 LATER = "later"
@@ -304,113 +295,3 @@ class Recipe(_Table):
     def sha256(self) -> str:
         """Digest of `to_json()`, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def bundled_recipes() -> dict[str, Path]:
-    """Return the recipes that ship with the package, by name: the path below `recipes/` without the suffix."""
-    folder = Path(str(resources.files("training") / "recipes"))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
-
-
-def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a bundled recipe (by name) or a TOML file, with `table.key=value` overrides.
-
-    Raises:
-        ConfigError: no such recipe, no valid TOML, or fields that are unknown or wrong (all of them in one message).
-    """
-    bundled = bundled_recipes()
-    path = bundled.get(name_or_path, Path(name_or_path))
-    values = _on_its_base(_read(path, name_or_path), path)
-    values.setdefault("name", name_or_path if name_or_path in bundled else path.stem)
-    for override in overrides or []:
-        _apply_override(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{path.name}: " + "; ".join(_describe(error))) from error
-
-
-def _read(path: Path, name: str) -> dict[str, Any]:
-    """Return a file's values; `name` is what was asked for."""
-    if not path.is_file():
-        near = difflib.get_close_matches(name, bundled_recipes(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "fer train --list shows the bundled ones"
-        raise ConfigError(f"no recipe {name!r}: neither a bundled name nor a file; {hint}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def _on_its_base(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Lay a file's values over those of the recipe that its `base` names, a bundled one or a file beside it.
-
-    What describes the base alone stays behind: its name, its summary and its expected figure.
-    """
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path.name}: base is not the name of a recipe")
-    try:
-        below = _read(bundled_recipes().get(base, path.parent / base), base)
-    except ConfigError as error:
-        raise ConfigError(f"{path.name}: base: {error}") from error
-    if "base" in below:
-        raise ConfigError(f"{path.name}: its base {base!r} has a base itself; only one level is read")
-    return _merged({key: below[key] for key in below.keys() - {"name", "summary", "expected"}}, values)
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return both, tables joined key by key; where both have a value it is `above`'s."""
-    merged = {**below, **above}
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], dict) and isinstance(above[key], dict):
-            merged[key] = _merged(below[key], above[key])
-    return merged
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {override!r}: expected table.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string, so that shells need no second quotes
-    *tables, last = key.strip().split(".")
-    table = values
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {name} is not a table")
-    table[last] = value
-
-
-def _describe(error: ValidationError) -> list[str]:
-    """Return one sentence a problem, with its `table.key` and, for unknown keys, the nearest valid name."""
-    problems = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
-            problems.append(f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else ""))
-        elif item["type"] == "missing":
-            problems.append(f"{where} is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {message}" if where else message)
-    return problems
-
-
-def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
-    tables: dict[tuple[int | str, ...], type[BaseModel]] = {
-        (): Recipe,
-        ("model",): ModelTable,
-        ("pretrain",): PretrainTable,
-        ("finetune",): FinetuneTable,
-        ("expected",): ExpectedTable,
-        ("pretrain", "augment"): AugmentSpec,
-        ("finetune", "augment"): AugmentSpec,
-    }
-    return list(tables[location].model_fields) if location in tables else []

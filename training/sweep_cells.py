@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fer_app.errors import CheckpointError, ConfigError
-from training.recipe import Recipe, bundled_recipes, load_recipe
+from training.recipe import Recipe
+from training.recipe_files import bundled_recipes, load_recipe
 
 _STAGES = ("pretrain", "finetune")
 

@@ -10,7 +10,7 @@ from training.checkpoint import bundled_checkpoint, load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
 from training.evaluation import evaluate, open_classifier
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.report import Report
 from training.stages import run_recipe
 

@@ -19,7 +19,7 @@ from models.vit import VisionTransformer
 from tests.training.miniature import write_mini_ferplus
 from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.evaluation import TorchClassifier, load_classifier
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 
 CONV = ["model.stem=conv", "model.stem_channels=[4, 8, 8, 16]"]
 TOKEN = ["finetune.global_pool=token", "finetune.projection=none"]

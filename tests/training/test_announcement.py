@@ -14,7 +14,7 @@ from training.announcement import announce
 from training.data.ferplus import load_ferplus
 from training.loop import LoopSettings
 from training.mimic_finetuning import MimicFinetuning
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.report import Report
 from training.sampling import IndexedEpoch, Share, epoch_order
 from training.speed_probe import Speed

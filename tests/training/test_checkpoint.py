@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from fer_app.errors import CheckpointError
 from training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from training.evaluation import build_classifier
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3).t(), "steps": torch.tensor(7)}
 

@@ -12,7 +12,7 @@ from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
 from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
 from training.mimic_finetuning import MimicFinetuning
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.sampling import Share, epoch_order
 
 BATCH = 16

@@ -19,7 +19,7 @@ from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.cli import evaluate
 from training.data.ferplus import load_ferplus
 from training.evaluation import FeaturesSource, crops_of, open_classifier, predict
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 
 FILES = {"confusion.png", "mistakes.png", "predictions.csv", "reliability.png", "report.json", "tsne.png"}
 

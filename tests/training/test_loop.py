@@ -17,7 +17,7 @@ from training.data.ferplus import load_ferplus
 from training.loop import LoopSettings, fit
 from training.mimic_finetuning import MimicFinetuning
 from training.progress_state import Progress
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
 from training.speed_probe import measure_speed

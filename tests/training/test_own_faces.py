@@ -17,7 +17,7 @@ from tests.training.miniature import write_face, write_mini_folders
 from training.checkpoint import bundled_checkpoint, load_checkpoint, read_info
 from training.cli import evaluate, train
 from training.evaluation import load_classifier
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 
 RUNNER = CliRunner()
 app = Typer()

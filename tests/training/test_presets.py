@@ -16,7 +16,8 @@ from training.checkpoint import read_info
 from training.data.locate import locate
 from training.evaluation import load_classifier
 from training.layer_decay import param_groups
-from training.recipe import FinetuneTable, Recipe, bundled_recipes, load_recipe
+from training.recipe import FinetuneTable, Recipe
+from training.recipe_files import bundled_recipes, load_recipe
 from training.report import Report
 from training.stages import run_recipe
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from fer_app.errors import ConfigError
-from fer_app.labels import LABELS
-from training.recipe import Recipe, bundled_recipes, load_recipe
+from training.recipe import Recipe
+from training.recipe_files import load_recipe
 
 MINIMAL = """
 stages = ["finetune"]
@@ -19,19 +19,6 @@ def write(tmp_path: Path, text: str) -> str:
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     return str(path)
-
-
-@pytest.mark.parametrize("name", bundled_recipes())
-def test_every_bundled_recipe_loads_and_says_what_it_is(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.name == name
-    assert recipe.summary
-    assert recipe.contract().labels == LABELS
-    assert recipe.contract().recipe_sha256 == recipe.sha256
-
-
-def test_there_are_the_promised_recipes() -> None:
-    assert {"debug", "mimic_tiny_ferplus", "mimic_hybrid_ferplus"} <= set(bundled_recipes())
 
 
 def test_the_bundled_models_digest_is_the_one_it_carries() -> None:
@@ -67,14 +54,6 @@ def test_later_fields_count_only_when_they_are_set(tmp_path: Path) -> None:
     assert Recipe.model_validate_json(plain.to_json()) == plain
 
 
-def test_overrides_replace_and_add(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
-    recipe = load_recipe(path, ["finetune.epochs=7", "finetune.loss=ce", "seed = 3", "finetune.augment.hflip=0.5"])
-    assert recipe.finetune is not None
-    assert (recipe.finetune.epochs, recipe.finetune.loss, recipe.seed) == (7, "ce", 3)
-    assert recipe.finetune.augment.hflip == 0.5
-
-
 def test_digest_depends_on_values_and_not_on_layout(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     assert load_recipe(path).sha256 == load_recipe(path, ["seed=0"]).sha256
@@ -91,63 +70,6 @@ def test_words_for_the_reader_are_shown_and_held_nowhere(tmp_path: Path) -> None
     assert wordy.to_json() == plain.to_json()
     assert wordy.sha256 == plain.sha256
     assert wordy.model_dump(mode="json") == plain.model_dump(mode="json")
-
-
-def test_a_recipe_may_hold_differences_alone(tmp_path: Path) -> None:
-    (tmp_path / "below.toml").write_text(
-        'name = "b"\nsummary = "b"\nhardware = "h"\nseed = 3\n'
-        'expected = { data_set = "b", split = "test", accuracy = 90.0, source = "b" }\n'
-        + MINIMAL
-        + "betas = [0.8, 0.9]\n[finetune.augment]\nhflip = 0.5\nblur_p = 0.1\n"
-    )
-    path = write(
-        tmp_path,
-        'base = "below.toml"\n[finetune]\nepochs = 4\nbetas = [0.7, 0.9]\n[finetune.augment]\nblur_p = 0.2\n',
-    )
-    recipe = load_recipe(path, ["finetune.batch_size=128"])
-    assert (recipe.name, recipe.summary, recipe.expected) == ("mine", "", None)  # they were said of the base
-    assert (recipe.seed, recipe.hardware) == (3, "h")
-    assert recipe.finetune is not None
-    assert (recipe.finetune.epochs, recipe.finetune.batch_size, recipe.finetune.base_lr) == (4, 128, 1e-4)
-    assert recipe.finetune.betas == (0.7, 0.9)
-    assert (recipe.finetune.augment.hflip, recipe.finetune.augment.blur_p) == (0.5, 0.2)
-
-
-def test_the_base_may_be_a_bundled_recipe(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, 'base = "debug"\nseed = 5\n'))
-    assert recipe.model == load_recipe("debug").model
-    assert (recipe.name, recipe.seed) == ("mine", 5)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (
-            'base = "debugg"',
-            "mine.toml: base: no recipe 'debugg': neither a bundled name nor a file; did you mean 'debu",
-        ),
-        ("base = 3", "mine.toml: base is not the name of a recipe"),
-        ('base = "mine.toml"', "mine.toml: its base 'mine.toml' has a base itself; only one level is read"),
-        ('base = "mae/vit_l16"', "has a base itself"),
-        ('base = "debug"\nmodel = 3', "mine.toml: model: "),
-        ('base = "debug"\n[finetune]\nepochz = 3', "unknown key finetune.epochz (did you mean epochs?)"),
-    ],
-)
-def test_a_base_that_does_not_do_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_recipe(write(tmp_path, text))
-    assert said in str(caught.value)
-
-
-def test_all_problems_are_told_at_once_with_the_nearest_names(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "epochz = 3\nmixup_alpha = 'two'\n[model]\ndepht = 3\nimg_size = 0\n")
-    with pytest.raises(ConfigError) as caught:
-        load_recipe(path)
-    message = str(caught.value)
-    assert "unknown key finetune.epochz (did you mean epochs?)" in message
-    assert "finetune.mixup_alpha" in message
-    assert "unknown key model.depht (did you mean depth?)" in message
-    assert "model.img_size" in message
 
 
 @pytest.mark.parametrize(
@@ -181,16 +103,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, overrides: list[str], said
     with pytest.raises(ConfigError) as caught:
         load_recipe(write(tmp_path, "seed = 0\n" + MINIMAL), overrides)
     assert said in str(caught.value)
-
-
-def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'mimic_tiny_ferplus'"):
-        load_recipe("mimic_tiny_ferpls")
-
-
-def test_invalid_toml_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML"):
-        load_recipe(write(tmp_path, "stages = ["))
 
 
 def test_json_form_reads_back() -> None:

@@ -13,7 +13,7 @@ from models.vit import VisionTransformer
 from training.checkpoint import load_checkpoint
 from training.loop import LoopSettings, fit
 from training.mae_pretraining import MaePretraining
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.reconstruction import Reconstructions, reconstruct
 from training.report import Report
 from training.run_folder import RunFolder

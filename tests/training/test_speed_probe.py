@@ -18,7 +18,7 @@ from training.loop import LoopSettings, fit, prepare_model
 from training.mae_pretraining import MaePretraining
 from training.memory import peak_bytes, reset_peak
 from training.mimic_finetuning import MimicFinetuning
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
 from training.speed_probe import measure_speed

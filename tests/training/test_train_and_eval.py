@@ -27,7 +27,7 @@ from training.cli import evaluate, train
 from training.data.ferplus import load_ferplus
 from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier
 from training.evaluation import evaluate as score
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.run_lock import locked
 
 runner = CliRunner()

@@ -32,7 +32,7 @@ from training.loop import LoopSettings, fit
 from training.losses.mscl_loss import MsclLoss
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
 from training.shared_faces import once_a_machine

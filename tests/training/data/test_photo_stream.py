@@ -21,7 +21,7 @@ from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream, StreamBatch
 from training.data.shard_list import FileShard, TarShard
 from training.mae_pretraining import MaePretraining
-from training.recipe import load_recipe
+from training.recipe_files import load_recipe
 from training.sampling import Share
 
 UNEVEN = (13, 1, 40, 7, 22, 4)
