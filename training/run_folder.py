@@ -24,10 +24,11 @@ import torch
 from fer_app.atomic_file import replacing
 from fer_app.errors import CheckpointError
 from training.board import Board
+from training.json_file import read_json, read_text, write_json, write_text
 
 
 class RunFolder:
-    """Reads and writes one stage's folder; every file but the metrics is replaced atomically."""
+    """Reads and writes one stage's folder, or the run's; every file but the metrics is replaced atomically."""
 
     def __init__(self, path: Path, *, tensorboard: bool = False, make: bool = True) -> None:
         """Make the folder.
@@ -71,6 +72,42 @@ class RunFolder:
     def diverged(self) -> Path:
         """The weights of a run that diverged."""
         return self.path / "diverged.safetensors"
+
+    @property
+    def made(self) -> Path:
+        """The checkpoint that counts: the best, where the stage selects."""
+        return self.best if self.best.is_file() else self.last
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here, or is done, of whatever recipe; of a run's folder."""
+        return self._recipe.is_file()
+
+    @property
+    def _recipe(self) -> Path:
+        return self.path / "recipe.json"
+
+    def claim(self, recipe: str) -> None:
+        """Write the run's recipe, its `to_json()`; of a run's folder.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        write_text(self._recipe, recipe)
+
+    def refuse_another_recipe(self, recipe: str, *, instead: str) -> None:
+        """See that the run in the folder, if there is one, is of this recipe.
+
+        Args:
+            recipe: its `to_json()`.
+            instead: what the user can do, for the error.
+
+        Raises:
+            CheckpointError: it is not, or cannot be read.
+        """
+        held = read_text(self._recipe)
+        if held not in (None, recipe):
+            raise CheckpointError(f"{self.path} holds a run of another recipe: {instead}")
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one object to `metrics.jsonl`; it has a `step`.
@@ -147,13 +184,13 @@ class RunFolder:
         Raises:
             CheckpointError: it could not be written.
         """
+        write_json(self.path / "done.json", summary)
         try:
-            self._replace("done.json", json.dumps(summary, indent=2).encode())
             self.state.unlink(missing_ok=True)
             if self._board is not None:
                 self._board.close()
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.path / 'done.json'}: {error}") from error
+            raise CheckpointError(f"cannot clear up {self.path}: {error}") from error
 
     def summary(self) -> dict[str, Any] | None:
         """Return what `finish` wrote, or None while the stage is not done.
@@ -161,14 +198,7 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        path = self.path / "done.json"
-        if not path.is_file():
-            return None
-        try:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        return summary
+        return read_json(self.path / "done.json")
 
     def mark_unfinished(self, marker: dict[str, Any]) -> None:
         """Say that a signal stopped the run, for `--resume` and whatever starts runs.
@@ -176,17 +206,14 @@ class RunFolder:
         Raises:
             CheckpointError: it could not be written.
         """
-        try:
-            self._replace("unfinished.json", json.dumps(marker, indent=2).encode())
-        except OSError as error:
-            raise CheckpointError(f"cannot write {self.path / 'unfinished.json'}: {error}") from error
+        write_json(self.path / "unfinished.json", marker)
 
     def take_unfinished(self) -> dict[str, Any] | None:
         """Return what `mark_unfinished` wrote and remove it; None where there is none."""
         path = self.path / "unfinished.json"
         try:
-            marker: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # it is for the reader; the state has what counts
+            marker = read_json(path)
+        except CheckpointError:  # it is for the reader; the state has what counts
             marker = None
         path.unlink(missing_ok=True)
         return marker

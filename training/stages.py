@@ -11,8 +11,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.fsdp import FSDPStrategy
 from torch import Tensor
 
-from fer_app.atomic_file import replacing
-from fer_app.errors import CheckpointError, ConfigError, InputError
+from fer_app.errors import CheckpointError, ConfigError
 from training.allocator import keep_freed_memory
 from training.announcement import announce, need_room
 from training.board import need_tensorboard
@@ -81,13 +80,16 @@ def run_recipe(
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
-            if resume and not (run_dir / "recipe.json").is_file():
+            run = RunFolder(run_dir, make=False)
+            if resume and not run.holds_run:
                 raise CheckpointError(
                     f"nothing to resume: {run_dir} holds no run; check --run-dir, or leave out --resume"
                 )
             RunFolder(run_dir)
             held.enter_context(locked(run_dir))
-            _refuse_another_run(recipe, run_dir, resume)
+            if run.holds_run and not resume:
+                raise CheckpointError(f"{run_dir} already holds a run: pass --resume to go on, or another --run-dir")
+            run.refuse_another_recipe(recipe.to_json(), instead="pass another --run-dir")
 
         world.first(claim)
         return _run_stages(
@@ -131,7 +133,7 @@ def _run_stages(
             world.first(folder.finish, summary)
         else:
             report.line(f"{stage}: already done in {folder.path}")
-        made = folder.best if folder.best.is_file() else folder.last
+        made = folder.made
         start = _encoder_weights(made)
     return made
 
@@ -141,35 +143,12 @@ def _make(path: Path) -> None:
 
 
 def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
-    _claim(recipe, run.path)
+    """Write the recipe down: not before a stage can start, so that a mistake leaves the folder free."""
+    run.claim(recipe.to_json())
     if (stopped := run.take_unfinished()) is not None:
         if isinstance(stopped.get("epoch"), int):
             stopped["epoch"] += 1  # people count from 1
         report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
-
-
-def _refuse_another_run(recipe: Recipe, run_dir: Path, resume: bool) -> None:
-    """See that the folder holds no run, or with `resume` this recipe's."""
-    path = run_dir / "recipe.json"
-    if not path.is_file():
-        return
-    if not resume:
-        raise CheckpointError(f"{run_dir} already holds a run: pass --resume to go on, or another --run-dir")
-    try:
-        held = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if held != recipe.to_json():
-        raise CheckpointError(f"{run_dir} holds a run of another recipe (see {path}): pass another --run-dir")
-
-
-def _claim(recipe: Recipe, run_dir: Path) -> None:
-    """Write the recipe into the run's folder: not before a stage can start, so that a mistake leaves it free."""
-    try:
-        with replacing(run_dir / "recipe.json") as temporary:
-            temporary.write_text(recipe.to_json(), encoding="utf-8")
-    except (OSError, InputError) as error:
-        raise CheckpointError(f"cannot write to the run folder {run_dir}: {error}") from error
 
 
 def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_app.atomic_file import replacing
 from fer_app.contract import ColorMode
-from fer_app.errors import CheckpointError, DivergedError, FerError, InputError
+from fer_app.errors import CheckpointError, DivergedError, FerError
 from training.data.datasets import Split, at, load, relabel
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
 from training.evaluation import evaluate, file_sha256, open_classifier
 from training.interruption import RunInterruptedError
+from training.json_file import read_json, write_json
 from training.report import Report
 from training.run_folder import RunFolder
 from training.stages import run_recipe
-from training.sweep_cells import Cell, read_json
+from training.sweep_cells import Cell
 
 Status = Literal["done", "not run", "unfinished", "not scored", "diverged", "failed"]
 _FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "n")
@@ -167,7 +166,7 @@ class Sweep:
             _refuse_another_encoder(cell)
         else:
             RunFolder(cell.run_dir)  # makes it, and says if that cannot be done
-            _write_json(_init_path(cell), {"init": cell.recipe.init, "sha256": file_sha256(cell.start.checkpoint)})
+            write_json(_init_path(cell), {"init": cell.recipe.init, "sha256": file_sha256(cell.start.checkpoint)})
         return cell.start.checkpoint
 
     def _train(self, cell: Cell, encoder: Path | None) -> None:
@@ -190,7 +189,7 @@ class Sweep:
         classifier = open_classifier(cell.checkpoint)
         figures = evaluate(classifier, relabel(self._faces_for(cell), classifier.contract.labels)).to_dict()
         stages = cell.summaries() or []
-        _write_json(
+        write_json(
             path,
             {
                 **{key: figures[key] for key in _FIGURES},
@@ -255,11 +254,3 @@ def _score_path(cell: Cell, split: Split) -> Path:
 
 def _log_path(cell: Cell) -> Path:
     return cell.run_dir / "train.log"
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=2), encoding="utf-8")
-    except (OSError, InputError) as error:
-        raise CheckpointError(f"cannot write {path}: {error}") from error

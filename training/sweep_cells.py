@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fer_app.errors import CheckpointError, ConfigError
+from fer_app.errors import ConfigError
 from training.recipe import Recipe
 from training.recipe_files import bundled_recipes, load_recipe
+from training.run_folder import RunFolder
 
 _STAGES = ("pretrain", "finetune")
 
@@ -44,19 +44,17 @@ class Cell:
     @property
     def checkpoint(self) -> Path:
         """What the last stage made: the best, where it selects."""
-        folder = self.run_dir / self.recipe.stages[-1]
-        best = folder / "best.safetensors"
-        return best if best.is_file() else folder / "last.safetensors"
+        return self._stages[-1].made
 
     @property
     def holds_run(self) -> bool:
         """Whether its folder holds a run, begun or done, of whatever recipe."""
-        return (self.run_dir / "recipe.json").is_file()
+        return self._run.holds_run
 
     @property
     def diverged(self) -> bool:
         """Whether its loss was no longer finite when it was last run."""
-        return any((self.run_dir / stage / "diverged.safetensors").is_file() for stage in self.recipe.stages)
+        return any(stage.diverged.is_file() for stage in self._stages)
 
     def refuse_another_recipe(self) -> None:
         """See that the run in the folder, if there is one, is of this recipe.
@@ -64,15 +62,7 @@ class Cell:
         Raises:
             CheckpointError: it is not, or cannot be read.
         """
-        path = self.run_dir / "recipe.json"
-        if not self.holds_run:
-            return
-        try:
-            held = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if held != self.recipe.to_json():
-            raise CheckpointError(f"{self.run_dir} holds a run of another recipe: move it away, or pass another --out")
+        self._run.refuse_another_recipe(self.recipe.to_json(), instead="move it away, or pass another --out")
 
     def summaries(self) -> list[dict[str, Any]] | None:
         """Return what each stage left when it was done; None while one is not.
@@ -81,29 +71,20 @@ class Cell:
             CheckpointError: a file is damaged.
         """
         found = []
-        for stage in self.recipe.stages:
-            summary = read_json(self.run_dir / stage / "done.json")
+        for stage in self._stages:
+            summary = stage.summary()
             if summary is None:
                 return None
             found.append(summary)
         return found
 
+    @property
+    def _run(self) -> RunFolder:
+        return RunFolder(self.run_dir, make=False)
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a file's object, or None where there is no file.
-
-    Raises:
-        CheckpointError: it cannot be read, or is none.
-    """
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} cannot be read: no JSON object")
-    return values
+    @property
+    def _stages(self) -> list[RunFolder]:
+        return [RunFolder(self.run_dir / stage, make=False) for stage in self.recipe.stages]
 
 
 def bundled_folders() -> dict[str, int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from fer_app.atomic_file import replacing
-from fer_app.errors import CheckpointError, DatasetError, InputError
+from fer_app.errors import CheckpointError, DatasetError
 from training.data.archives import ARCHIVE_SUFFIXES
 from training.data.shard_list import Counted, Shard, count_archives, list_shards
+from training.json_file import read_json, write_json
 from training.memory import free_bytes
 
 MEMORY_SHARE: Final = 0.5
@@ -102,15 +101,11 @@ def _line(pictures: str, needed: int, free: int | None, processes: int, how: str
 def _read(record: Path) -> tuple[bool | None, dict[str, Counted]]:
     """Return the choice and the counts; nothing where there is no such file, or one of something else."""
     try:
-        held: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        held = read_json(record) or {}
         return bool(held["streamed"]), {path: Counted(*row) for path, row in held["archives"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (CheckpointError, TypeError, KeyError, AttributeError):
         return None, {}
 
 
 def _write(record: Path, streamed: bool, counted: Mapping[str, Counted]) -> None:
-    try:
-        with replacing(record) as temporary:
-            temporary.write_text(json.dumps({"streamed": streamed, "archives": counted}, indent=1), encoding="utf-8")
-    except (OSError, InputError) as error:
-        raise CheckpointError(f"cannot write {record}: {error}") from error
+    write_json(record, {"streamed": streamed, "archives": counted})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -24,7 +23,8 @@ from training.data.prepare_faces import Settings
 from training.data.prepare_shard import ShardReport, Task
 from training.data.prepare_source import PictureList
 from training.data.prepare_workers import run_tasks
-from training.data.prepared import FORMAT_VERSION, HEADER_NAME, MISSING_NAME, UNFINISHED_NAME
+from training.data.prepared import FORMAT_VERSION, HEADER_NAME, MISSING_NAME, UNFINISHED_NAME, read_header
+from training.json_file import read_json, write_json
 from training.report import Report, clock
 from training.run_lock import locked
 
@@ -96,7 +96,7 @@ def prepare(
             _make_shards(_tasks(source, shard_size), out, settings, workers, report)
             _finish(out, asked, _tasks(source, shard_size), source)
         _clear(out)
-    prepared = Prepared(out, json.loads((out / HEADER_NAME).read_text("utf-8"))["splits"])
+    prepared = Prepared(out, read_header(out / HEADER_NAME)["splits"])
     if not prepared.faces:
         raise DatasetError(f"no face was found in {source.where}; see {out / MISSING_NAME}")
     return prepared
@@ -126,13 +126,10 @@ def _make_folder(out: Path, *, resume: bool) -> None:
 def _claim(out: Path, asked: Mapping[str, Any], *, resume: bool) -> bool:
     """Write down what is asked for, or see that it is what the folder holds; true when nothing is left to do."""
     if not resume:
-        _write_json(out / UNFINISHED_NAME, asked)
+        write_json(out / UNFINISHED_NAME, asked, error=DatasetError)
         return False
     name = HEADER_NAME if (out / HEADER_NAME).is_file() else UNFINISHED_NAME
-    try:
-        held = json.loads((out / name).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{out / name} cannot be read: {error}") from error
+    held = read_json(out / name, error=DatasetError) or {}
     if name == HEADER_NAME:
         held["pictures"] = {part: split["pictures"] for part, split in held["splits"].items()}
     if told := [f"{key} was {held.get(key)}, is {value}" for key, value in asked.items() if held.get(key) != value]:
@@ -203,7 +200,7 @@ def _finish(out: Path, asked: Mapping[str, Any], tasks: list[Task], source: Pict
             missing += [(part, name, reason) for name, reason in found.unreadable]
     _write_table(out / MISSING_NAME, [("split", "name", "what"), *missing])
     header = {key: value for key, value in asked.items() if key != "pictures"}
-    _write_json(out / HEADER_NAME, {**header, "splits": splits})
+    write_json(out / HEADER_NAME, {**header, "splits": splits}, error=DatasetError)
 
 
 def _clear(out: Path) -> None:
@@ -221,13 +218,5 @@ def _write_table(path: Path, rows: list[tuple[str, str, str]]) -> None:
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             csv.writer(file, lineterminator="\n").writerows(rows)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}") from error
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
