@@ -66,6 +66,7 @@ def train(
     from training.distributed import launch
     from training.ending import together
     from training.interruption import RunInterruptedError
+    from training.next_step import next_step
     from training.report import Report
     from training.stages import run_recipe
 
@@ -85,8 +86,7 @@ def train(
     if not fabric.is_global_zero:
         return
     typer.echo(str(checkpoint))
-    if parsed.stages[-1] == "finetune":  # an encoder alone can be neither scored nor exported
-        report.line(f"next: fer eval {checkpoint} --data DIR --split valid, then fer export {checkpoint} -o model.onnx")
+    report.line(next_step(parsed, checkpoint, sources))
 
 
 def _processes(devices: str | None, nodes: int | None, strategy: str, accelerator: str) -> Processes:
@@ -125,7 +125,7 @@ def evaluate(
     ] = None,
     groups: Annotated[
         Path | None,
-        typer.Option("--groups", metavar="CSV", help="Has the groups by name  [default: the labelled CSV itself]"),
+        typer.Option("--groups", metavar="CSV", help="Has groups by name or path  [default: the labelled CSV itself]"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -179,6 +179,8 @@ def evaluate(
         tsne_limit=tsne_limit,
     )
     evaluation = run_evaluation(options, pictures, report)
+    if (caution := evaluation.caution) is not None:
+        typer.echo(f"fer: {caution}", err=True)
     for picture, path in pictures.items():
         evaluation.draw(picture, path)
     if report is not None:

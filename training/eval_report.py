@@ -10,10 +10,12 @@ from typing import Any, Final, Literal, get_args
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import FerError, InputError
+from training.checkpoint import read_info
 from training.data.datasets import Contempt, Reader, Split, at, load, relabel
 from training.data.ferplus_votes import VoteMode
 from training.data.image_set import ImageSet
 from training.data.locate import locate
+from training.data.splits import share_faces
 from training.evaluation import FeaturesSource, LogitsSource, crops_of, file_sha256, open_classifier, predict
 from training.feature_map import SEED, embed, stratified_rows
 from training.groups import read_groups, score_groups
@@ -59,6 +61,7 @@ class Evaluation:
         predictions: of the N faces.
         figures: of all faces.
         groups: figures of each group, where there are groups.
+        caution: says in one line that the model may have been trained on these faces; None where it was not.
     """
 
     options: EvalOptions
@@ -68,6 +71,7 @@ class Evaluation:
     predictions: Predictions
     figures: ClassificationReport
     groups: Mapping[str, ClassificationReport]
+    caution: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `fer eval --json` prints."""
@@ -183,6 +187,7 @@ def run_evaluation(options: EvalOptions, pictures: Mapping[Picture, Path], folde
         eval_votes=options.votes,
         contempt=contempt,
     )
+    caution = _trained_on(options, set(faces.class_names), set(contract.labels))
     faces = relabel(faces, contract.labels)
     reader, base = at(root)
     groups = _groups(options, reader, base, faces.names)
@@ -200,6 +205,24 @@ def run_evaluation(options: EvalOptions, pictures: Mapping[Picture, Path], folde
         predictions=predictions,
         figures=predictions.report(),
         groups=score_groups(predictions, groups) if groups is not None else {},
+        caution=caution,
+    )
+
+
+def _trained_on(options: EvalOptions, classes: set[str], labels: set[str]) -> str | None:
+    """Return a caution where a checkpoint's recipe trained on the split, and the set has the classes of the one it saw.
+
+    A checkpoint does not keep which set that was.
+    """
+    if options.model.suffix != ".safetensors":
+        return None
+    trained = (read_info(options.model).recipe.get("finetune") or {}).get("split")
+    is_alike = classes == labels or (options.drop_contempt and labels - classes == {"contempt"})
+    if trained is None or not is_alike or not share_faces(options.split, trained):
+        return None
+    return (
+        f"{options.model.name} was trained on {trained}, which has faces of {options.split}: "
+        "if this is the set that it was trained on, these are no figures for new faces"
     )
 
 
@@ -208,13 +231,13 @@ def _groups(options: EvalOptions, reader: Reader, base: Path, names: tuple[str, 
     if options.group_by is None:
         return None
     if options.groups is not None:
-        return read_groups(options.groups, options.group_by, names, key="name")
+        return read_groups(options.groups, options.group_by, names)
     if reader.name != "csv":
         raise InputError(
             f"--group-by {options.group_by}: {reader.title} has no columns; "
-            f"give a table with the columns name and {options.group_by} by --groups"
+            f"give a table with the columns name (or path) and {options.group_by} by --groups"
         )
-    return read_groups(base, options.group_by, names, key="path")
+    return read_groups(base, options.group_by, names, keys=("path",))
 
 
 def _features_source(classifier: LogitsSource, model: Path) -> FeaturesSource:

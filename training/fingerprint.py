@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.data.image_set import ImageSet
 
 _PICTURES = 256  # are looked at; all of a large set would take minutes to read
 
@@ -33,6 +36,12 @@ def fingerprint(
         "targets": _digest(b"" if targets is None else targets.contiguous().numpy().tobytes()),
         "pixels": _digest(some.contiguous().numpy().tobytes()),
     }
+
+
+def faces_digest(faces: ImageSet) -> str:
+    """Return a digest of names, classes and labels in their order; pixels do not count, as they come in many sizes."""
+    labels = None if faces.targets is None else faces.targets.argmax(dim=1).tolist()
+    return _digest(json.dumps([faces.names, faces.class_names, labels]).encode())
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

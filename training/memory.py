@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+
+from fer_app.errors import FerError
+
+
+class MemoryShortError(FerError):
+    """A stage needs more memory than there is."""
+
+
+@contextmanager
+def need_memory(stage: str) -> Iterator[None]:
+    """Tell of memory that does not suffice in one line.
+
+    Raises:
+        MemoryShortError: the block ran out of memory, of the device or of the machine.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch has no kind of its own for it.
+        told = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not told:
+            raise
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise MemoryShortError(
+            f"{stage}: out of memory{f' ({reason})' if reason else ''}: lower {stage}.batch_size and raise "
+            f"{stage}.accumulate by as much, or set checkpoint_activations = true"
+        ) from error
 
 
 def reset_peak(device: torch.device) -> None:

@@ -25,13 +25,17 @@ from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream
 from training.data.prepared import crop_note
 from training.distributed import World, launch
+from training.fingerprint import differences
 from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
 from training.kept_head import take_head
 from training.loop import LoopSettings, fit
+from training.made_by import made_by
 from training.mae_pretraining import MaePretraining
+from training.memory import need_memory
 from training.mimic_finetuning import MimicFinetuning
 from training.objective import Objective
+from training.progress_state import Progress
 from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
 from training.report import Report
@@ -117,22 +121,27 @@ def _run_stages(
     for stage in recipe.stages:
         world.first(_make, run_dir / stage)
         folder = RunFolder(run_dir / stage, tensorboard=tensorboard, make=False)
-        if world.first(folder.summary) is None:
-            objective, settings = _prepare(stage, recipe, data, start, folder, fabric, report, resume=resume)
+        done = world.first(folder.summary)
+        if done is None or "data" in done:  # older ones do not tell what they were trained on
+            with need_memory(stage):
+                objective, settings = _prepare(stage, recipe, data, start, folder, fabric, report, resume=resume)
+        if done is not None:
+            if "data" in done and (changed := differences(done["data"], objective.fingerprint())):
+                raise CheckpointError(f"the data is not what {folder.path} was trained on: {'; '.join(changed)}")
+            report.line(f"{stage}: already done in {folder.path}")
+        else:
             if isinstance(objective, MimicFinetuning) and objective.keeps_head and stage == recipe.stages[0]:
                 report.line(take_head(objective.model, recipe.init, objective.class_names))
             world.first(need_room, stage, folder, objective, settings, report)
-            announce(stage, recipe, objective, settings, fabric, report)
-            world.first(_begin, recipe, run, report)
             try:
-                progress = fit(objective, settings, folder, fabric, report, resume=resume)
+                with need_memory(stage):
+                    announce(stage, recipe, objective, settings, fabric, report)
+                    world.first(_begin, recipe, run, report)
+                    progress = fit(objective, settings, folder, fabric, report, resume=resume)
             except RunInterruptedError as interruption:
                 world.first(run.mark_unfinished, {"stage": stage, **interruption.marker()})
                 raise
-            summary = {"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures}
-            world.first(folder.finish, summary)
-        else:
-            report.line(f"{stage}: already done in {folder.path}")
+            world.first(_finish, folder, progress, objective)
         made = folder.made
         start = _encoder_weights(made)
     return made
@@ -149,6 +158,12 @@ def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
         if isinstance(stopped.get("epoch"), int):
             stopped["epoch"] += 1  # people count from 1
         report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
+
+
+def _finish(folder: RunFolder, progress: Progress, objective: Objective) -> None:
+    """Mark a stage as done, with what tells its data from other data, and what made it."""
+    spent = {"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures}
+    folder.finish({**spent, "data": objective.fingerprint(), **made_by()})
 
 
 def _need_sources(recipe: Recipe, data: DataSources, report: Report) -> None:

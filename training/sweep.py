@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fer_app.contract import ColorMode
 from fer_app.errors import CheckpointError, DivergedError, FerError
-from training.data.datasets import Split, at, load, relabel
+from training.data.datasets import Contempt, Split, at, load, relabel
 from training.data.image_set import ImageSet
 from training.data.locate import DataSources
 from training.evaluation import evaluate, file_sha256, open_classifier
+from training.fingerprint import faces_digest
 from training.interruption import RunInterruptedError
 from training.json_file import read_json, write_json
+from training.made_by import made_by
 from training.report import Report
 from training.run_folder import RunFolder
 from training.stages import run_recipe
 from training.sweep_cells import Cell
 
 Status = Literal["done", "not run", "unfinished", "not scored", "diverged", "failed"]
+_Wanted = tuple[Split, int, ColorMode, Contempt]
 _FIGURES = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "n")
 
 
@@ -36,6 +39,7 @@ class Outcome:
         seconds: of training, once all stages are done.
         epochs: of all stages, once they are done.
         score: what `score-SPLIT.json` holds: shares, not per cent.
+        trained_by: what made each stage, as `maker` tells it, once all are done.
     """
 
     cell: Cell
@@ -44,6 +48,7 @@ class Outcome:
     seconds: float | None = None
     epochs: int | None = None
     score: dict[str, Any] | None = None
+    trained_by: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -51,7 +56,14 @@ class Outcome:
         return f"{self.status}: {self.reason}" if self.reason else self.status
 
 
-def outcome_of(cell: Cell, split: Split) -> Outcome:
+def maker(record: Mapping[str, Any]) -> str:
+    """Return the program and the machine that a file of `done.json`'s or `score-SPLIT.json`'s kind tells of."""
+    if "program" not in record:  # older ones do not
+        return "not recorded"
+    return f"{record['program']}; {record.get('machine', 'machine not recorded')}"
+
+
+def outcome_of(cell: Cell) -> Outcome:
     """Return what a cell's folder says of it."""
     try:
         cell.refuse_another_recipe()
@@ -60,11 +72,12 @@ def outcome_of(cell: Cell, split: Split) -> Outcome:
         stages = cell.summaries()
         if stages is None:
             return Outcome(cell, "diverged" if cell.diverged else "unfinished")
-        spent = {"seconds": sum(s["seconds"] for s in stages), "epochs": sum(s["epochs"] for s in stages)}
+        spent: dict[str, Any] = {key: sum(stage[key] for stage in stages) for key in ("seconds", "epochs")}
+        spent["trained_by"] = tuple(maker(stage) for stage in stages)
         _refuse_another_encoder(cell)
         if cell.only_pretrains:
             return Outcome(cell, "done", **spent)
-        score = read_json(_score_path(cell, split))
+        score = read_json(_score_path(cell))
         return Outcome(cell, "not scored" if score is None else "done", **spent, score=score)
     except FerError as error:
         return Outcome(cell, "failed", str(error))
@@ -76,7 +89,6 @@ class Sweep:
     Args:
         cells: as `training.sweep_cells.plan` returns them.
         data: where the pictures are.
-        split: what classifiers are scored on; FERPlus's votes become labels by majority.
         report: gets a line when a cell begins and one when it ends; what a run tells goes to `train.log` in its folder.
         publish: is given all outcomes at the start and after every cell.
     """
@@ -85,13 +97,13 @@ class Sweep:
         self,
         cells: list[Cell],
         data: DataSources,
-        split: Split,
         report: Report,
         publish: Callable[[list[Outcome]], None],
     ) -> None:
-        self.outcomes = [outcome_of(cell, split) for cell in cells]
-        self._data, self._split, self._report, self._publish = data, split, report, publish
-        self._faces: tuple[tuple[int, ColorMode, str], ImageSet] | None = None
+        self.outcomes = [outcome_of(cell) for cell in cells]
+        self._data, self._report, self._publish = data, report, publish
+        self._faces: tuple[_Wanted, ImageSet] | None = None
+        self._digests: dict[tuple[Split, Contempt], str] = {}
 
     def run(self) -> None:
         """Run and score what is not done; a cell that fails is told, and the rest goes on.
@@ -108,13 +120,13 @@ class Sweep:
             try:
                 after, told = self._finish(cell, head)
             except RunInterruptedError:
-                self.outcomes[i] = outcome_of(cell, self._split)
+                self.outcomes[i] = outcome_of(cell)
                 self._publish(self.outcomes)
                 raise
             except DivergedError as error:
                 after, told = Outcome(cell, "diverged"), f"diverged: {error}"
             except FerError as error:
-                there = outcome_of(cell, self._split)
+                there = outcome_of(cell)
                 after = Outcome(cell, "failed", str(error), there.seconds, there.epochs)
                 told = after.words
             self.outcomes[i] = after
@@ -130,13 +142,14 @@ class Sweep:
                 self._data.need_photos(table.photos_from)
             if table is not None and "faces" in table.images:
                 self._data.need_faces()
-        if (first := next((o.cell for o in self.outcomes if not o.cell.only_pretrains), None)) is not None:
-            self._faces_for(first)
+        scored = [outcome.cell for outcome in self.outcomes if not outcome.cell.only_pretrains]
+        for cell in {cell.split: cell for cell in reversed(scored)}.values():
+            self._faces_for(cell)
 
     def _finish(self, cell: Cell, head: str) -> tuple[Outcome, str]:
         """Run and score what is missing of a cell; return its outcome and what to tell."""
         cell.refuse_another_recipe()
-        before = outcome_of(cell, self._split)
+        before = outcome_of(cell)
         if before.status == "diverged":
             return before, f"diverged before; remove {cell.run_dir} to run it again"
         did = "already done"
@@ -148,18 +161,18 @@ class Sweep:
         _refuse_another_encoder(cell)
         if not cell.only_pretrains:
             self._score(cell)
-        after = outcome_of(cell, self._split)
+        after = outcome_of(cell)
         if after.status != "done":  # damaged while we worked here
             raise CheckpointError(after.reason or f"{cell.run_dir} is {after.status}")
         hours = f"{(after.seconds or 0) / 3600:.2f} h"
-        figure = f"accuracy {100 * after.score['accuracy']:.2f} on {self._split}, " if after.score else ""
+        figure = f"accuracy {100 * after.score['accuracy']:.2f} on {cell.split}, " if after.score else ""
         return after, f"{did}, {figure}{hours}"
 
     def _encoder(self, cell: Cell) -> Path | None:
         """Return the checkpoint that a cell starts from, and see that a run goes on with the one it began with."""
         if cell.start is None:
             return None
-        if outcome_of(cell.start, self._split).status != "done":  # asked anew: another process may run it
+        if outcome_of(cell.start).status != "done":  # asked anew: another process may run it
             given = next(outcome for outcome in self.outcomes if outcome.cell is cell.start)
             raise CheckpointError(f"it starts from {cell.start.title}, which is {given.status}")
         if cell.holds_run:
@@ -181,10 +194,11 @@ class Sweep:
 
     def _score(self, cell: Cell) -> None:
         """Score a cell's checkpoint, unless this very one was scored on this set."""
-        path, sha256 = _score_path(cell, self._split), file_sha256(cell.checkpoint)
+        path, sha256 = _score_path(cell), file_sha256(cell.checkpoint)
         data_set = at(self._data.need_faces())[0].name
-        held = read_json(path)
-        if held is not None and (held.get("model_sha256"), held.get("data_set")) == (sha256, data_set):
+        held, digest = read_json(path), self._digest_for(cell)
+        told = None if held is None else (held.get("model_sha256"), held.get("data_set"), held.get("faces_sha256"))
+        if told in ((sha256, data_set, digest), (sha256, data_set, None)):  # older ones do not tell of the faces
             return
         classifier = open_classifier(cell.checkpoint)
         figures = evaluate(classifier, relabel(self._faces_for(cell), classifier.contract.labels)).to_dict()
@@ -194,11 +208,13 @@ class Sweep:
             {
                 **{key: figures[key] for key in _FIGURES},
                 "data_set": data_set,
-                "split": self._split,
+                "split": cell.split,
+                "faces_sha256": digest,
                 "model_sha256": sha256,
                 "recipe_sha256": cell.recipe.sha256,
                 "epochs": sum(stage["epochs"] for stage in stages),
                 "training_seconds": sum(stage["seconds"] for stage in stages),
+                **made_by(),
             },
         )
 
@@ -206,13 +222,22 @@ class Sweep:
         """Return the split at the recipe's size and colours; the one that was read last is kept."""
         model, table = cell.recipe.model, cell.recipe.finetune
         assert table is not None  # it is a classifier's
-        key = (model.img_size, model.color_mode, table.contempt)
+        key = (cell.split, model.img_size, model.color_mode, table.contempt)
         if self._faces is None or self._faces[0] != key:
             self._faces = None  # first: two of them need not fit
             root, size, mode = self._data.need_faces(), model.img_size, model.color_mode
-            faces = load(root, self._split, img_size=size, color_mode=mode, contempt=table.contempt)
+            faces = load(root, cell.split, img_size=size, color_mode=mode, contempt=table.contempt)
             self._faces = key, faces
+            self._digests[cell.split, table.contempt] = faces_digest(faces)
         return self._faces[1]
+
+    def _digest_for(self, cell: Cell) -> str:
+        """Return what tells the split's faces from others, which are read for it once."""
+        assert cell.recipe.finetune is not None  # it is a classifier's
+        key = (cell.split, cell.recipe.finetune.contempt)
+        if key not in self._digests:
+            self._faces_for(cell)
+        return self._digests[key]
 
     def _time_left(self) -> str:
         """Estimate the whole sweep's from what cells of the same recipe took, or else of the same kind, or any."""
@@ -248,8 +273,8 @@ def _init_path(cell: Cell) -> Path:
     return cell.run_dir / "init.json"
 
 
-def _score_path(cell: Cell, split: Split) -> Path:
-    return cell.run_dir / f"score-{split}.json"
+def _score_path(cell: Cell) -> Path:
+    return cell.run_dir / f"score-{cell.split}.json"
 
 
 def _log_path(cell: Cell) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fer_app.errors import ConfigError
+from training.data.splits import Split, share_faces
+from training.next_step import scored_split
 from training.recipe import Recipe
 from training.recipe_files import bundled_recipes, load_recipe
 from training.run_folder import RunFolder
@@ -24,12 +26,14 @@ class Cell:
         recipe: with the cell's seed.
         run_dir: an ordinary run folder, see `training.run_folder`.
         start: the cell whose encoder this one starts from, where its `init` is another recipe's.
+        split: what it is scored on, if it can be.
     """
 
     name: str
     recipe: Recipe
     run_dir: Path
     start: Cell | None = None
+    split: Split = "valid"
 
     @property
     def title(self) -> str:
@@ -97,7 +101,9 @@ def bundled_folders() -> dict[str, int]:
     return folders
 
 
-def plan(folder: str, out: Path, seeds: int, overrides: list[str] | None = None) -> list[Cell]:
+def plan(
+    folder: str, out: Path, seeds: int, overrides: list[str] | None = None, split: Split | None = None
+) -> list[Cell]:
     """Return the cells of a folder in the order in which they run.
 
     All recipes with their first seed come first, then all with their second; a recipe whose encoder another one starts
@@ -108,13 +114,16 @@ def plan(folder: str, out: Path, seeds: int, overrides: list[str] | None = None)
         out: the cell of recipe R and seed S gets the folder `out/R/seed-S`.
         seeds: so many, counted from the recipe's own.
         overrides: `table.key=value` for every recipe; one of a stage's table for those that have the table.
+        split: what models are scored on; None for what `training.next_step.scored_split` takes for each.
 
     Raises:
-        ConfigError: no such folder, or recipes with problems; all of them in one message.
+        ConfigError: no such folder, recipes with problems, or ones that are trained on what they would be scored on;
+            all of them in one message.
     """
     recipes = _load(_files(folder), overrides or [])
     before = {name: _beside(name, recipe) for name, recipe in recipes.items()}
-    if problems := _problems(recipes, before):
+    splits = {name: _split(recipe, split) for name, recipe in recipes.items()}
+    if problems := _problems(recipes, before) + _trained_on(recipes, splits):
         raise ConfigError("; ".join(problems))
     cells: dict[tuple[str, int], Cell] = {}
 
@@ -123,7 +132,7 @@ def plan(folder: str, out: Path, seeds: int, overrides: list[str] | None = None)
         if (name, turn) not in cells:
             first = None if start is None else add(start, 0)
             seeded = recipe.model_copy(update={"seed": recipe.seed + turn})
-            cells[name, turn] = Cell(name, seeded, out / name / f"seed-{seeded.seed}", first)
+            cells[name, turn] = Cell(name, seeded, out / name / f"seed-{seeded.seed}", first, splits[name])
         return cells[name, turn]
 
     for turn in range(seeds):
@@ -178,6 +187,24 @@ def _beside(name: str, recipe: Recipe) -> str | None:
     if recipe.starts_from is None:
         return None
     return (PurePosixPath(name).parent / recipe.starts_from).as_posix()
+
+
+def _split(recipe: Recipe, asked: Split | None) -> Split:
+    """Return what a recipe's model is scored on."""
+    if asked is not None or recipe.finetune is None:
+        return asked or "valid"
+    return scored_split(recipe) or "valid"
+
+
+def _trained_on(recipes: dict[str, Recipe], splits: dict[str, Split]) -> list[str]:
+    """Say which recipes are trained on faces that they would be scored on."""
+    found = [
+        f"{name} (trained on {recipe.finetune.split}, scored on {splits[name]})"
+        for name, recipe in recipes.items()
+        if recipe.stages[-1] == "finetune" and recipe.finetune is not None
+        if share_faces(splits[name], recipe.finetune.split)
+    ]
+    return [f"trained on what they would be scored on, pass another --split: {', '.join(found)}"] if found else []
 
 
 def _problems(recipes: dict[str, Recipe], before: dict[str, str | None]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fer_app.errors import ConfigError
 from training.cli import DataOption
 
 if TYPE_CHECKING:
@@ -25,7 +27,12 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where runs and the table go  [default: runs/FOLDER's name]")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="What the models are scored on.")] = "valid",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="What models are scored on  [default: as each recipe's published figure, or valid]"
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one value of every recipe.")
     ] = None,
@@ -44,38 +51,50 @@ def sweep(
             typer.echo(f"{name} ({count} recipes)")
         return
     chosen: Split | None = next((known for known in SPLITS if known == split), None)
-    if chosen is None:
+    if split is not None and chosen is None:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
     target = out or Path("runs") / Path(folder).resolve().name
-    cells = plan(folder, target, seeds, overrides)
+    cells = plan(folder, target, seeds, overrides, chosen)
     if show:
         from training.sweep import outcome_of
 
         for cell in cells:
-            typer.echo(f"{cell.title}: {outcome_of(cell, chosen).words}")
+            typer.echo(f"{cell.title}: {outcome_of(cell).words}")
         return
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     given = ["fer", "sweep", folder, *(word for path in data for word in ("--data", str(path)))]
-    given += ["--seeds", str(seeds), "--out", str(target), "--split", split]
+    given += ["--seeds", str(seeds), "--out", str(target), *(["--split", split] if split is not None else [])]
     given += [word for value in overrides or [] for word in ("--set", value)]
     title = folder.strip("/") if folder.strip("/") in bundled_folders() else Path(folder).resolve().name
-    _run(cells, data, target, chosen, title, shlex.join(given))
+    _need_one_process()
+    _run(cells, data, target, title, shlex.join(given))
 
 
-def _run(cells: list[Cell], data: list[Path], out: Path, split: Split, folder: str, command: str) -> None:
+def _need_one_process() -> None:
+    """Refuse to be several processes, which would train the same cells in the same folders; the first one tells."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        if os.environ.get("RANK", "0") != "0":
+            raise typer.Exit(1)
+        raise ConfigError(
+            "fer sweep is one process and cannot be started by torchrun: start it alone, or train single recipes "
+            "by torchrun and fer train --run-dir"
+        )
+
+
+def _run(cells: list[Cell], data: list[Path], out: Path, folder: str, command: str) -> None:
     """Run the cells and end with the status that tells how it went."""
     from training.data.datasets import at
     from training.data.locate import locate
     from training.interruption import RunInterruptedError
     from training.report import Report
     from training.sweep import Sweep
-    from training.sweep_table import Heading, machine, program, write_results
+    from training.sweep_table import Heading, write_results
 
     sources, report = locate(data), Report(sys.stderr)
     title = at(sources.faces)[0].title if sources.faces is not None else "no labelled faces"
-    heading = Heading(folder, command, title, split, machine(), program())
-    running = Sweep(cells, sources, split, report, lambda outcomes: write_results(outcomes, out, heading))
+    heading = Heading(folder, command, title)
+    running = Sweep(cells, sources, report, lambda outcomes: write_results(outcomes, out, heading))
     try:
         running.run()
     except RunInterruptedError as interruption:

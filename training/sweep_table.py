@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import platform
 import statistics
-import subprocess
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
-from fer_app import __version__
 from fer_app.atomic_file import replacing
 from fer_app.errors import InputError
-from training.sweep import Outcome
+from training.sweep import Outcome, maker
 
 _SCORES = ("accuracy", "mean_class_accuracy", "macro_f1")
 
@@ -31,17 +27,11 @@ class Heading:
         folder: of the recipes.
         command: the whole line.
         data_set: its title.
-        split: what was scored.
-        machine: see `machine`.
-        program: see `program`.
     """
 
     folder: str
     command: str
     data_set: str
-    split: str
-    machine: str
-    program: str
 
 
 def write_results(outcomes: Sequence[Outcome], out: Path, heading: Heading) -> None:
@@ -69,12 +59,12 @@ def runs_csv(outcomes: Sequence[Outcome], out: Path) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     percents = (*_SCORES, "ece")
-    titles = ["recipe", "seed", "status", *(f"{key}_percent" for key in percents), "n", "epochs", "training_hours"]
-    table.writerow([*titles, "model_sha256", "recipe_sha256", "run_dir"])
+    titles = ["recipe", "seed", "status", "split", *(f"{key}_percent" for key in percents), "n", "epochs"]
+    table.writerow([*titles, "training_hours", "model_sha256", "recipe_sha256", "run_dir"])
     for outcome in outcomes:
         cell, score = outcome.cell, outcome.score or {}
         table.writerow(
-            [cell.name, cell.recipe.seed, outcome.words]
+            [cell.name, cell.recipe.seed, outcome.words, "" if cell.only_pretrains else cell.split]
             + [f"{100 * score[key]:.2f}" if score else "" for key in percents]
             + [score.get("n", ""), "" if outcome.epochs is None else outcome.epochs, _hours([outcome])]
             + [score.get("model_sha256", ""), cell.recipe.sha256, cell.run_dir.relative_to(out).as_posix()]
@@ -85,14 +75,13 @@ def runs_csv(outcomes: Sequence[Outcome], out: Path) -> str:
 def recipes_markdown(outcomes: Sequence[Outcome], heading: Heading) -> str:
     """Return the table of the recipes, with what it takes to make it again, and a list of what is not in it."""
     scored = [outcome for outcome in outcomes if outcome.score is not None]
-    sizes = sorted({outcome.score["n"] for outcome in scored if outcome.score is not None})
     lines = [
         f"# {heading.folder}",
         "",
         f"- command: `{heading.command}`",
-        f"- scored on: {heading.data_set} {heading.split}, n = {', '.join(map(str, sizes)) or 'not known yet'}",
-        f"- machine: {heading.machine}",
-        f"- program: {heading.program}",
+        f"- scored on: {heading.data_set} {_splits(outcomes)}",
+        *_makers("trained by", [o.trained_by for o in outcomes if o.trained_by]),
+        *_makers("scored by", [(maker(o.score),) for o in scored if o.score is not None]),
         f"- runs done: {sum(o.status == 'done' for o in outcomes)} of {len(outcomes)}, "
         f"{_hours(outcomes) or '0.00'} h of training",
         "",
@@ -107,17 +96,33 @@ def recipes_markdown(outcomes: Sequence[Outcome], heading: Heading) -> str:
     return "\n".join(lines)
 
 
+def _splits(outcomes: Sequence[Outcome]) -> str:
+    """Return each split that is scored, with its number of faces where that is known."""
+    sizes: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        if not outcome.cell.only_pretrains:
+            sizes.setdefault(outcome.cell.split, set()).update([outcome.score["n"]] if outcome.score else [])
+    told = [f"{split}, n = {', '.join(map(str, sorted(n))) or 'not known yet'}" for split, n in sizes.items()]
+    return "; ".join(told) or "nothing"
+
+
+def _makers(what: str, records: Iterable[tuple[str, ...]]) -> list[str]:
+    """Return a line for each program and machine, with its number of runs."""
+    counted = Counter(" and ".join(dict.fromkeys(record)) for record in records)
+    return [f"- {what}: {_plain(words)} ({n} run{'s' * (n > 1)})" for words, n in counted.items()]
+
+
 def _classifiers(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the rows of what can be scored, with published figures where a recipe has one."""
     if not outcomes:
         return []
     published = any(outcome.cell.recipe.expected for outcome in outcomes)
-    titles = ["recipe", "summary", "seeds", "accuracy", "mean class accuracy", "macro-F1"]
+    titles = ["recipe", "summary", "scored on", "seeds", "accuracy", "mean class accuracy", "macro-F1"]
     titles += ["published accuracy, where"] * published + ["hours"]
     rows = []
     for name, runs in _by_recipe(outcomes).items():
         recipe, scored = runs[0].cell.recipe, [run for run in runs if run.score is not None]
-        row = [name, recipe.summary, f"{len(scored)} of {len(runs)}"]
+        row = [name, recipe.summary, runs[0].cell.split, f"{len(scored)} of {len(runs)}"]
         row += (
             [spread([run.score[key] for run in scored if run.score]) for key in _SCORES] if scored else _unscored(runs)
         )
@@ -189,45 +194,15 @@ def draw_accuracies(outcomes: Sequence[Outcome], heading: Heading) -> bytes:
         deviation = statistics.stdev(percents) if len(percents) > 1 else None
         axes.errorbar(mean, place, xerr=deviation, fmt="D", color="tab:blue", capsize=4, markersize=7, zorder=2)
         axes.plot(percents, [place] * len(percents), "o", color="tab:orange", markersize=4, zorder=3)
-    axes.set_yticks(range(len(rows)), list(rows))
+    several = len({runs[0].cell.split for runs in rows.values()}) > 1
+    labels = [f"{name} ({runs[0].cell.split})" if several else name for name, runs in rows.items()]
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.set_xlabel("accuracy, per cent: single seeds (dots), mean (diamond) and sample standard deviation (bar)")
-    axes.set_title(f"{heading.folder}: {heading.data_set} {heading.split}")
+    axes.set_title(f"{heading.folder}: {heading.data_set} {_splits(outcomes)}")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
-
-
-def machine() -> str:
-    """Return the processor, its cores that this process may use, and the GPU where there is one; torch's version."""
-    named = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    processor = named[0] if named else platform.processor() or platform.machine()
-    parts = [f"{processor}, {os.cpu_count()} cores ({torch.get_num_threads()} threads)"]
-    if torch.cuda.is_available():
-        parts.append(torch.cuda.get_device_name())
-    return "; ".join([*parts, f"torch {torch.__version__}"])
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-
-
-def program() -> str:
-    """Return the package's version, and the commit where it runs from its own checkout."""
-    here = Path(__file__).resolve()
-    git = ["git", "-C", str(here.parent)]
-    try:
-        # An environment may lie inside a checkout of something else: there this file is not tracked.
-        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--exclude=*"], check=True, capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return f"fer-mimic {__version__}"
-    return f"fer-mimic {__version__}, commit {described.stdout.strip()}"

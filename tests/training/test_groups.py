@@ -16,12 +16,22 @@ def table(folder: Path, *lines: str) -> Path:
 
 def test_groups_by_name(tmp_path: Path) -> None:
     file = table(tmp_path, "a,old,1", "b,young,2", "c,,1", "b,young,3")
-    assert read_groups(file, "age", ("b", "a", "c", "d"), key="name") == ("young", "old", NO_GROUP, NO_GROUP)
+    assert read_groups(file, "age", ("b", "a", "c", "d")) == ("young", "old", NO_GROUP, NO_GROUP)
 
 
 def test_names_may_be_whole_paths(tmp_path: Path) -> None:
     file = table(tmp_path, "a.png,old,1")
-    assert read_groups(file, "age", (str(tmp_path / "a.png"),), key="name") == ("old",)
+    assert read_groups(file, "age", (str(tmp_path / "a.png"),)) == ("old",)
+
+
+def test_a_table_of_paths_will_do_and_the_column_with_the_faces_counts(tmp_path: Path) -> None:
+    file = tmp_path / "faces.csv"
+    file.write_text("path,label,age\nx/a.png,fear,old\nx/b.png,fear,young\n")
+    assert read_groups(file, "age", ("x/b.png", "x/a.png")) == ("young", "old")
+    file.write_text("name,path,age\nAnna,x/a.png,old\nBert,x/b.png,young\n")
+    assert read_groups(file, "age", ("x/b.png", "Anna.png")) == ("young", NO_GROUP)
+    with pytest.raises(DatasetError, match=r"column name has 'Anna', its column path has 'x/a.png', a face is called"):
+        read_groups(file, "age", ("c",))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +44,7 @@ def test_names_may_be_whole_paths(tmp_path: Path) -> None:
 )
 def test_errors_say_what_is_there(tmp_path: Path, column: str, names: tuple[str, ...], said: str) -> None:
     with pytest.raises(DatasetError, match=said):
-        read_groups(table(tmp_path, "a,old,1", "a,old,2"), column, names, key="name")
+        read_groups(table(tmp_path, "a,old,1", "a,old,2"), column, names)
 
 
 def test_each_group_has_its_own_figures() -> None:

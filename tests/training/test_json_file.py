@@ -33,5 +33,5 @@ def test_a_file_that_cannot_be_written_keeps_the_one_before(tmp_path: Path) -> N
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
-    with pytest.raises(DatasetError, match="cannot write .*nowhere"):
+    with pytest.raises(DatasetError, match=r"cannot write .*nowhere"):
         write_json(tmp_path / "nowhere" / "a.json", {}, error=DatasetError)

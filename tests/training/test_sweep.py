@@ -220,9 +220,16 @@ def test_a_score_counts_for_its_weights_alone(folder: Path, mini_ferplus: Path) 
     true = json.loads(path.read_text())
     path.write_text(json.dumps({**true, "accuracy": 0.123}))
     assert "already done, accuracy 12.30 on valid" in run(folder, mini_ferplus, "--seeds", "1").stderr
-    path.write_text(json.dumps({**true, "accuracy": 0.123, "model_sha256": "of others"}))
+    for other in ({"model_sha256": "of others"}, {"faces_sha256": "of others"}):
+        path.write_text(json.dumps({**true, "accuracy": 0.123, **other}))
+        run(folder, mini_ferplus, "--seeds", "1")
+        assert json.loads(path.read_text()) == true
+    older = {key: value for key, value in true.items() if key not in ("faces_sha256", "program", "machine")}
+    path.write_text(json.dumps(older))
     run(folder, mini_ferplus, "--seeds", "1")
-    assert json.loads(path.read_text()) == true
+    assert json.loads(path.read_text()) == older
+    table = (path.parents[2] / "results.md").read_text()
+    assert f"- trained by: {true['program']}; {true['machine']} (1 run)\n- scored by: not recorded (1 run)\n" in table
 
 
 def test_an_encoder_that_another_process_made_meanwhile_is_taken(folder: Path, mini_ferplus: Path) -> None:
@@ -242,7 +249,7 @@ def test_an_encoder_that_another_process_made_meanwhile_is_taken(folder: Path, m
     with contextlib.ExitStack() as held:
         cells[0].run_dir.mkdir(parents=True)
         held.enter_context(locked(cells[0].run_dir))
-        sweeping = Sweep(cells, data, "valid", Report(None), publish)
+        sweeping = Sweep(cells, data, Report(None), publish)
         sweeping.run()
     assert "in use by another process" in sweeping.outcomes[0].reason
     assert states[-1] == ["failed", "failed", "done"]
@@ -254,7 +261,7 @@ def test_time_left_follows_the_same_recipe_then_its_kind(folder: Path, mini_ferp
     (folder / "z.toml").write_text(PRETRAIN.format(top=""))
     cells = plan(str(folder), folder.parent / "out", 2)
     assert [cell.title for cell in cells] == ["a seed 0", "b seed 0", "z seed 0", "a seed 1", "b seed 1"]
-    sweeping = Sweep(cells, locate([mini_ferplus]), "valid", Report(None), lambda outcomes: None)
+    sweeping = Sweep(cells, locate([mini_ferplus]), Report(None), lambda outcomes: None)
     assert sweeping._time_left() == ""
     sweeping.outcomes[0] = Outcome(cells[0], "done", seconds=3600)
     assert sweeping._time_left() == "; about 4.00 h left of the sweep"
@@ -284,6 +291,57 @@ def test_all_problems_of_a_folder_are_told_at_once(folder: Path, mini_ferplus: P
         ConfigError, match=r"e.toml: unknown key finetune.epoch_s .*; f.toml: unknown key finetune.los "
     ):
         run(folder, mini_ferplus)
+    assert not (folder.parent / "out").exists()
+
+
+def test_what_was_trained_on_is_not_scored(folder: Path, mini_ferplus: Path) -> None:
+    write_finetune(folder, "a", 'split = "train"')
+    write_finetune(folder, "b", 'split = "train+valid"')
+    write_finetune(folder, "c")
+    (folder / "z.toml").write_text(PRETRAIN.format(top=""))
+    for split, named in (
+        ("valid", "b (trained on train+valid, scored on valid)"),
+        ("dev", "a (trained on train, scored on dev), b (trained on train+valid, scored on dev)"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            run(folder, mini_ferplus, "--split", split)
+        assert str(caught.value) == f"trained on what they would be scored on, pass another --split: {named}"
+    with pytest.raises(ConfigError, match=r"a \(.*, b \(.*, c \(trained on train-main, scored on train\)"):
+        run(folder, mini_ferplus, "--split", "train")
+    assert not (folder.parent / "out").exists()
+
+
+def test_each_recipe_is_scored_where_its_published_figure_is(folder: Path) -> None:
+    figure = "{ data_set = 'FERPlus', split = 'test', accuracy = 1.0, source = 'it' }"
+    write_finetune(folder, "a", top=f"expected = {figure}")
+    write_finetune(folder, "b")
+    write_finetune(folder, "c", 'split = "train+valid"')
+    assert [cell.split for cell in plan(str(folder), Path("o"), 1)] == ["test", "valid", "test"]
+    assert [cell.split for cell in plan(str(folder), Path("o"), 1, split="test")] == ["test"] * 3
+    cells = plan("ablations/table5", Path("o"), 1)
+    assert {cell.split for cell in cells if not cell.only_pretrains} == {"test"}
+
+
+def test_memory_that_does_not_suffice_fails_one_cell(
+    folder: Path, mini_ferplus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nmore")
+
+    monkeypatch.setattr("training.stages.fit", fit)
+    write_finetune(folder, "a")
+    told = run(folder, mini_ferplus, "--seeds", "1", status=1).stderr
+    words = "finetune: out of memory (CUDA out of memory): lower finetune.batch_size and raise finetune.accumulate"
+    assert f"a seed 0: failed: {words} by as much, or set checkpoint_activations = true" in told
+
+
+def test_several_processes_are_refused(folder: Path, mini_ferplus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_finetune(folder, "a")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="cannot be started by torchrun: start it alone"):
+        run(folder, mini_ferplus)
+    monkeypatch.setenv("RANK", "1")
+    assert run(folder, mini_ferplus, status=1).stderr == ""
     assert not (folder.parent / "out").exists()
 
 

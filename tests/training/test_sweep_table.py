@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from fer_app.errors import InputError
-from training import sweep_table
+from training import made_by
+from training.made_by import program
 from training.recipe import Recipe
-from training.sweep import Outcome
+from training.sweep import Outcome, maker
 from training.sweep_cells import Cell
-from training.sweep_table import Heading, program, runs_csv, spread, write_results
+from training.sweep_table import Heading, runs_csv, spread, write_results
 
-HEADING = Heading("grid", "fer sweep grid --data x", "FERPlus", "valid", "a processor; torch 2", "fer 0, commit abc")
+HEADING = Heading("grid", "fer sweep grid --data x", "FERPlus")
+OURS = {"program": "fer 0, commit abc", "machine": "a processor; torch 2"}
 STAGE = {"epochs": 1, "batch_size": 8, "base_lr": 1e-3}
 
 
@@ -24,11 +26,14 @@ def outcome(out: Path, name: str, seed: int, accuracy: float | None = None, **mo
     values = {"name": name, "stages": [stage], "seed": seed, stage: STAGE, "summary": f"what | {name} is"}
     if expected := more.pop("expected", None):
         values["expected"] = {"data_set": "RAF-DB", "split": "test", "accuracy": expected, "source": "it"}
-    cell = Cell(name, Recipe.model_validate(values), out / name / f"seed-{seed}")
+    split = more.pop("split", "valid")
+    cell = Cell(name, Recipe.model_validate(values), out / name / f"seed-{seed}", split=split)
     if accuracy is None:
         return Outcome(cell, **{"status": "not run", **more})
     shares = {"accuracy": accuracy, "mean_class_accuracy": accuracy - 0.1, "macro_f1": accuracy - 0.2, "ece": 0.0312}
-    return Outcome(cell, "done", "", 5400.0, 3, {**shares, "n": 3191, "model_sha256": "ab"})
+    made = OURS if seed == 0 else {}
+    score = {**shares, "n": 3191 if split == "valid" else 3137, "model_sha256": "ab", **made}
+    return Outcome(cell, "done", "", 5400.0, 3, score, (maker(made),))
 
 
 def outcomes(out: Path) -> list[Outcome]:
@@ -47,33 +52,48 @@ def outcomes(out: Path) -> list[Outcome]:
 def test_markdown_has_a_row_a_recipe_with_mean_and_sample_deviation(tmp_path: Path) -> None:
     write_results(outcomes(tmp_path), tmp_path, HEADING)
     lines = (tmp_path / "results.md").read_text().splitlines()
-    assert lines[:7] == [
+    assert lines[:9] == [
         "# grid",
         "",
         "- command: `fer sweep grid --data x`",
         "- scored on: FERPlus valid, n = 3191",
-        "- machine: a processor; torch 2",
-        "- program: fer 0, commit abc",
+        "- trained by: fer 0, commit abc; a processor; torch 2 (2 runs)",
+        "- trained by: not recorded (1 run)",
+        "- scored by: fer 0, commit abc; a processor; torch 2 (2 runs)",
+        "- scored by: not recorded (1 run)",
         "- runs done: 4 of 8, 5.00 h of training",
     ]
     # 81 and 84: mean 82.5, deviation sqrt((1.5^2 + 1.5^2) / (2 - 1)) = 2.1213
     assert [line for line in lines if line.startswith("|")] == [
-        "| recipe | summary | seeds | accuracy | mean class accuracy | macro-F1 | published accuracy, where | hours |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| bad | what \\| bad is | 0 of 1 | diverged |  |  |  |  |",
-        "| none | what \\| none is | 0 of 2 | not run |  |  |  |  |",
-        "| one | what \\| one is | 1 of 2 | 80.00 | 70.00 | 60.00 |  | 1.50 |",
-        "| two | what \\| two is | 2 of 2 | 82.50 ± 2.12 | 72.50 ± 2.12 | 62.50 ± 2.12 | 89.74 on RAF-DB Test | 1.50 |",
+        "| recipe | summary | scored on | seeds | accuracy | mean class accuracy | macro-F1 "
+        "| published accuracy, where | hours |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| bad | what \\| bad is | valid | 0 of 1 | diverged |  |  |  |  |",
+        "| none | what \\| none is | valid | 0 of 2 | not run |  |  |  |  |",
+        "| one | what \\| one is | valid | 1 of 2 | 80.00 | 70.00 | 60.00 |  | 1.50 |",
+        "| two | what \\| two is | valid | 2 of 2 | 82.50 ± 2.12 | 72.50 ± 2.12 | 62.50 ± 2.12 "
+        "| 89.74 on RAF-DB Test | 1.50 |",
         "| pre-training | summary | status | epochs | hours |",
         "| --- | --- | --- | --- | --- |",
         "| encoder | what \\| encoder is | done | 8 | 0.50 |",
     ]
-    assert [line for line in lines if line.startswith("- ")][5:] == [
+    assert [line for line in lines if line.startswith("- ")][7:] == [
         "- none seed 0: not run",
         "- bad seed 0: diverged",
         "- one seed 1: failed: no room \\| left",
         "- none seed 1: not run",
     ]
+
+
+def test_splits_stand_beside_each_other_by_name(tmp_path: Path) -> None:
+    both = [outcome(tmp_path, "a", 0, 0.5), outcome(tmp_path, "b", 0, 0.75, split="test")]
+    write_results(both, tmp_path, HEADING)
+    table = (tmp_path / "results.md").read_text()
+    assert "- scored on: FERPlus valid, n = 3191; test, n = 3137\n" in table
+    assert "| a | what \\| a is | valid | 1 of 1 | 50.00 |" in table
+    assert "| b | what \\| b is | test | 1 of 1 | 75.00 |" in table
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert [row["split"] for row in rows] == ["valid", "test"]
 
 
 def test_csv_has_a_row_a_run(tmp_path: Path) -> None:
@@ -129,11 +149,11 @@ def test_program_names_a_commit_of_its_own_checkout_alone(tmp_path: Path, monkey
         given = ["git", "-C", str(tmp_path), *identity, *words]
         return subprocess.run(given, check=True, capture_output=True, text=True).stdout.strip()
 
-    file = tmp_path / "training" / "sweep_table.py"
+    file = tmp_path / "training" / "made_by.py"
     file.parent.mkdir()
     file.write_text("a = 1\n")
     git("init", "-q")
-    monkeypatch.setattr(sweep_table, "__file__", str(file))
+    monkeypatch.setattr(made_by, "__file__", str(file))
     assert "commit" not in program()
     git("add", ".")
     git("commit", "-q", "-m", "first")

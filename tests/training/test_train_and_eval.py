@@ -46,7 +46,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         arguments += ["--set", value]
     result = runner.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
-    assert "next: fer eval" in result.stderr
+    assert (
+        f"next: fer eval {root / 'run' / 'finetune' / 'best.safetensors'} --data {data} --split valid" in result.stderr
+    )
     assert "images/s, about" in result.stderr  # the planned hours, before it starts
     assert "; peak memory " in result.stderr
     arithmetic = "batch_size 16 x accumulate 1 x processes 1 = 16 images a step; learning rate 0.00375 = base_lr 0.06 x"
@@ -200,6 +202,40 @@ def test_a_finished_run_is_not_overwritten_and_resume_finds_it_done(trained: tup
         runner.invoke(app, arguments, catch_exceptions=False)
     with pytest.raises(CheckpointError, match="another recipe"):
         runner.invoke(app, [*arguments, "--resume"], catch_exceptions=False)
+
+
+def test_a_stage_that_is_done_is_of_its_data_and_tells_what_made_it(mini_ferplus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [
+        "train",
+        "debug",
+        "--run-dir",
+        str(folder),
+        "--set",
+        'stages=["finetune"]',
+        "--set",
+        "finetune.epochs=1",
+    ]
+    arguments += ["--set", "finetune.warmup_epochs=0"]
+    ours = [*arguments, "--data", str(mini_ferplus)]
+    others = [*arguments, "--data", str(write_mini_ferplus(tmp_path / "others", per_class=6, seed=1)), "--resume"]
+    assert runner.invoke(app, ours, catch_exceptions=False).exit_code == 0
+    done = json.loads((folder / "finetune" / "done.json").read_text())
+    assert done["program"].startswith("fer-mimic ")
+    assert "torch " in done["machine"]
+    again = runner.invoke(app, [*ours, "--resume"], catch_exceptions=False)
+    assert "finetune: already done in " in again.stderr
+    with pytest.raises(CheckpointError, match=r"the data is not what .*finetune was trained on: .* samples then"):
+        runner.invoke(app, others, catch_exceptions=False)
+    older = {key: value for key, value in done.items() if key not in ("data", "program", "machine")}
+    (folder / "finetune" / "done.json").write_text(json.dumps(older))
+    assert runner.invoke(app, others, catch_exceptions=False).exit_code == 0
+
+    model = str(folder / "finetune" / "best.safetensors")
+    said = "fer: best.safetensors was trained on train-main, which has faces of train: if this is the set that"
+    for split, told in (("train", 1), ("valid", 0)):
+        scored = runner.invoke(app, ["eval", model, "--data", str(mini_ferplus), "--split", split, "--json"])
+        assert (scored.exit_code, scored.stderr.count(said)) == (0, told)
 
 
 def test_resuming_where_there_is_no_run_is_an_error(mini_ferplus: Path, tmp_path: Path) -> None:

@@ -262,11 +262,14 @@ def _joined(faces: list[Faces]) -> Faces:
     if isinstance(first, ImageSet):
         images = torch.cat([part.images for part in faces if isinstance(part, ImageSet)])
         return ImageSet(images, targets, names, first.class_names)
-    # Parts of one set may lie in different folders.
-    paths = tuple(str(part.root / name) for part in faces if isinstance(part, FaceIndex) for name in part.names)
+    roots = {part.root for part in faces if isinstance(part, FaceIndex)}
+    root = next(iter(roots)) if len(roots) == 1 else Path()
+    paths = names
+    if len(roots) > 1:  # parts of one set may lie in different folders
+        paths = tuple(str(part.root / name) for part in faces if isinstance(part, FaceIndex) for name in part.names)
     boxes = [part.boxes for part in faces if isinstance(part, FaceIndex) and part.boxes is not None]
     joined_boxes = torch.cat([torch.from_numpy(part) for part in boxes]).numpy() if boxes else None
-    return FaceIndex(Path(), paths, targets, first.class_names, joined_boxes)
+    return FaceIndex(root, paths, targets, first.class_names, joined_boxes)
 
 
 def without_contempt(faces: Faces) -> Faces:

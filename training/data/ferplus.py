@@ -18,7 +18,7 @@ from functools import lru_cache
 from importlib import resources
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from training.data.archives import ARCHIVE_SUFFIXES, first_names, read_tar
 from training.data.decoding import decode_picture, map_in_threads
 from training.data.ferplus_votes import VOTE_COLUMNS, VoteMode, sample_targets, vote_targets
 from training.data.image_set import ImageSet
-from training.data.splits import Part
+from training.data.splits import SPLITS, Part, Split
 
 __all__ = [
     "SPLITS",
@@ -44,9 +44,6 @@ __all__ = [
     "select_dev",
     "vote_targets",
 ]
-
-Split = Literal["train", "train-main", "dev", "valid", "test", "train+valid"]
-SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 
 _SIDE_PX: Final = 48
 _FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal, get_args
 
 import torch
 
 Part = Literal["train", "valid", "test"]
 PARTS: Final[tuple[Part, ...]] = ("train", "valid", "test")
 
+Split = Literal["train", "train-main", "dev", "valid", "test", "train+valid"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+
+_MADE_OF: Final[Mapping[str, frozenset[str]]] = {
+    "train": frozenset(("train-main", "dev")),
+    "train+valid": frozenset(("train-main", "dev", "valid")),
+}
+
 DEV_SHARE: Final = 0.1
 VALID_SHARE: Final = 0.2
+
+
+def share_faces(one: str, other: str) -> bool:
+    """Whether two splits of one set have faces in common."""
+    return bool(_MADE_OF.get(one, {one}) & _MADE_OF.get(other, {other}))
 
 
 def stratified(names: tuple[str, ...], targets: torch.Tensor, share: float, key: str) -> torch.Tensor:
