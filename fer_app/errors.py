@@ -15,6 +15,7 @@
     |- DatasetError                     a data set that is missing, incomplete or unreadable
     |- CheckpointError                  a checkpoint that is missing, damaged or does not fit
     |- DivergedError                    the loss is no longer finite
+    |- MemoryShortError                 the work needs more memory than there is
     |- StoppedError                     a signal ended the work; what was done is kept
     |- ProcessLostError                 another process of the run is gone
     |- ExportError
@@ -107,6 +108,10 @@ class CheckpointError(FerError):
 
 class DivergedError(FerError):
     """The training loss is no longer finite."""
+
+
+class MemoryShortError(FerError):
+    """Work that needs more memory, of the device or the machine, than there is."""
 
 
 class StoppedError(FerError):

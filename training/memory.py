@@ -9,11 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fer_app.errors import FerError
-
-
-class MemoryShortError(FerError):
-    """A stage needs more memory than there is."""
+from fer_app.errors import MemoryShortError
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def test_groups_that_are_not_there(model: Path, mini_ferplus: Path, labelled_csv
     with pytest.raises(DatasetError, match="no column camara; it has path, label, split, camera"):
         run(model, "--data", labelled_csv, "--group-by", "camara")
     with pytest.raises(
-        InputError, match="FERPlus has no columns; give a table with the columns name and age by --groups"
+        InputError, match=r"FERPlus has no columns; give a table with the columns name .or path. and age by --groups"
     ):
         run(model, "--data", mini_ferplus, "--group-by", "age")
     assert runner.invoke(app, [str(model), "--data", str(mini_ferplus), "--groups", "ages.csv"]).exit_code == 2

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from training.memory import MemoryShortError, need_memory
+from fer_app.errors import MemoryShortError
+from training.memory import need_memory
 
 
 def test_a_cpu_that_cannot_allocate_is_told_like_a_gpu() -> None:
