@@ -15,6 +15,7 @@ from training.data.prepare import prepare
 from training.data.prepare_faces import Settings
 from training.data.prepare_source import list_pictures
 from training.data.prepared import crop_note
+from training.groups import read_groups
 from training.report import Report
 
 
@@ -45,6 +46,18 @@ def test_size_and_colours_are_those_asked_for(out):
     assert len(few) == 4
     whole = load(out, "train", img_size=40, color_mode="rgb")
     assert (few.images[1] == whole.images[4]).all()
+
+
+def test_faces_of_a_table_keep_its_paths_so_that_its_columns_fit_them(tmp_path):
+    root = write_mini_folders(tmp_path / "own", {"glad": "happiness", "bored": "neutral"}, 4)
+    camera_of = {f"{name}/{i}.png": f"camera {i}" for name in ("glad", "bored") for i in range(4)}
+    table = root / "faces.csv"
+    rows = [f"{path},{path.partition('/')[0]},{camera}\n" for path, camera in camera_of.items()]
+    table.write_text("path,label,camera\n" + "".join(rows))
+    for data in (table, prepared(table, tmp_path / "o")):
+        names = load(data, "train+valid", img_size=40, color_mode="rgb").names
+        assert sorted(names) == sorted(camera_of)
+        assert read_groups(table, "camera", names) == tuple(camera_of[name] for name in names)
 
 
 def test_a_missing_or_other_shard_is_told(out):
