@@ -22,6 +22,7 @@ from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
 from fer_app.model_store import bundled_models
+from training.first_few import first_few
 
 FORMAT_VERSION = 1
 _INFO_KEY = "fer.checkpoint"
@@ -169,7 +170,7 @@ def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, may_lac
         "missing": [name for name in sorted(own.keys() - weights.keys()) if name not in may_lack],
         "unknown": sorted(weights.keys() - own.keys()),
     }
-    return ", ".join(f"{len(names)} {what} ({_first(names)})" for what, names in problems.items() if names)
+    return ", ".join(f"{len(names)} {what} ({first_few(names, 3)})" for what, names in problems.items() if names)
 
 
 def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, may_lack_norm: bool) -> None:
@@ -187,10 +188,6 @@ def load_encoder(encoder: nn.Module, weights: Mapping[str, Tensor], *, may_lack_
         load_weights(encoder, weights, may_lack=("norm.weight", "norm.bias") if may_lack_norm else ())
     except CheckpointError as error:
         raise CheckpointError(f"the encoder to start from is not the recipe's [model]: {error}") from error
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _open(path: Path, *, with_weights: bool) -> tuple[dict[str, Tensor], CheckpointInfo]:

@@ -27,6 +27,7 @@ from fer_app.errors import CheckpointError
 from models.pos_embed import resize_pos_embed
 from models.vit import NORM_EPS, VIT_SIZES, VisionTransformer, VitConfig
 from training.checkpoint import misfits
+from training.first_few import first_few
 from training.recipe import ModelTable
 
 HUB_PREFIX = "timm:"
@@ -84,7 +85,7 @@ def encoder_weights(state: Mapping[str, Any], config: VitConfig) -> tuple[dict[s
     if config.stem != "patch":
         raise CheckpointError(f"published encoders have stem = 'patch', not {config.stem!r}")
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{len(odd)} entries are no tensors ({', '.join(odd[:3])})")
+        raise CheckpointError(f"{len(odd)} entries are no tensors ({first_few(odd, 3)})")
     dropped = {
         "of the decoder": [name for name in state if name.startswith("decoder_") or name == "mask_token"],
         "of the classification head": [name for name in state if name.startswith("head.")],

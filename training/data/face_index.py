@@ -18,6 +18,7 @@ from fer_app.errors import DatasetError, FerError
 from fer_app.image_io import read_image
 from training.data.decoding import map_in_threads, squeeze
 from training.data.image_set import ImageSet
+from training.first_few import first_few
 from training.memory import free_bytes
 
 
@@ -112,7 +113,7 @@ class FaceIndex:
             else:
                 images[index] = pixels.transpose(2, 0, 1)
         if bad:
-            first = "; ".join(bad[:5]) + ("; ..." if len(bad) > 5 else "")
+            first = first_few(bad, separator="; ")
             raise DatasetError(f"{self.root}: {len(bad)} of {len(self)} pictures cannot be read: {first}", bad)
         return ImageSet(torch.from_numpy(images), self.targets, self.names, self.class_names)
 

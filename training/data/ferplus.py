@@ -31,6 +31,7 @@ from training.data.decoding import decode_picture, map_in_threads
 from training.data.ferplus_votes import VOTE_COLUMNS, VoteMode, sample_targets, vote_targets
 from training.data.image_set import ImageSet
 from training.data.splits import SPLITS, Part, Split
+from training.first_few import first_few
 
 __all__ = [
     "SPLITS",
@@ -240,8 +241,7 @@ def _read_pictures(files: _Files, wanted: list[tuple[str, str]]) -> NDArray[np.u
 
 def _faults(what: str, keys: list[tuple[str, str]]) -> str:
     """Say how many pictures are so and name the first few; nothing where there are none."""
-    first = ", ".join("/".join(key) for key in keys[:5])
-    return f"{len(keys)} pictures are {what}: {first}{', ...' if len(keys) > 5 else ''}" if keys else ""
+    return f"{len(keys)} pictures are {what}: {first_few(['/'.join(key) for key in keys])}" if keys else ""
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from fer_app.errors import DatasetError
 from training.data.archives import ARCHIVE_SUFFIXES, read_tar
 from training.data.decoding import decode_picture, map_in_threads
 from training.data.image_set import ImageSet
+from training.first_few import first_few
 
 PICTURE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -72,7 +73,7 @@ def load_images(
         names += [name for name, pixels in chunk if pixels is not None]
         if readable := [pixels for _, pixels in chunk if pixels is not None]:
             blocks.append(np.stack(readable))
-    first = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+    first = first_few(bad)
     if not names:
         found = f"none of {len(bad)} pictures could be read: {first}" if bad else "no pictures found"
         raise DatasetError(f"{', '.join(map(str, paths)) or 'no sources'}: {found}")

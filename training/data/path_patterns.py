@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fer_app.errors import DatasetError
+from training.first_few import first_few
 
 _MAGIC = re.compile(r"[*?[]")
 _GROUP = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
@@ -38,8 +39,7 @@ def expand(paths: Iterable[Path]) -> list[Path]:
             if not there:
                 missing.append(name)
         if missing:
-            first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise DatasetError(f"{path}: {len(missing)} of {len(names)} do not exist: {first}")
+            raise DatasetError(f"{path}: {len(missing)} of {len(names)} do not exist: {first_few(missing, 3)}")
     return list(dict.fromkeys(found))
 
 
