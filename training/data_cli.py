@@ -54,8 +54,11 @@ def prepare(
         typer.Option("--split", help="train, valid or test; repeat for several  [default: all]"),
     ] = None,
     img_size: Annotated[
-        int, typer.Option("--img-size", min=16, max=1024, help="Side of the crops, px; best the model's.")
-    ] = 112,
+        int | None,
+        typer.Option(
+            "--img-size", min=16, max=1024, help="Side of the crops, px; best the model's  [default: the bundled one's]"
+        ),
+    ] = None,
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Take every face of a folder's pictures, without labels.")
     ] = False,
@@ -94,7 +97,7 @@ def prepare(
     from training.report import Report
 
     settings = Settings(
-        img_size=img_size,
+        img_size=img_size or _served_px(),
         min_face_px=min_face,
         min_confidence=min_confidence,
         closer_look=closer_look,
@@ -116,6 +119,14 @@ def prepare(
     report.line(f"next: fer train RECIPE --data {out}")
     if made.unreadable:
         raise typer.Exit(1)
+
+
+def _served_px() -> int:
+    """Return the side of the crops that the default bundled model is given."""
+    from fer_app.classifier import OnnxClassifier
+    from fer_app.model_store import resolve_model
+
+    return OnnxClassifier(resolve_model(), device="cpu").contract.img_size
 
 
 def _print_prepared(made: Prepared) -> None:

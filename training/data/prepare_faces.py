@@ -57,7 +57,7 @@ class Settings:
         InputError: `all_faces` and `keep` together.
     """
 
-    img_size: int = 112
+    img_size: int
     crop: str = "fer48-v1"
     min_face_px: float = 40.0
     min_confidence: float = 0.0

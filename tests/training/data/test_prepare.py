@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract
 from fer_app.errors import DatasetError, InputError
 from fer_app.image_io import write_image
 from fer_app.labels import LABELS
+from fer_app.model_store import resolve_model
 from fer_app.recognizer import Recognizer
 from tests.training.miniature import write_mini_affectnet_tables, write_mini_ferplus, write_mini_raf_db
 from training.data.datasets import load
@@ -159,7 +161,7 @@ def test_faces_without_labels_are_general_photos(photos, tmp_path):
     found = locate([out])
     assert found.faces is None
     assert found.photos == (out / "faces-000000.tar", out / "faces-000001.tar", out / "faces-000002.tar")
-    images = load_images(found.photos, 112, "rgb")
+    images = load_images(found.photos, 48, "rgb")
     assert len(images) == 6
     np.testing.assert_array_equal(
         images.images[0].permute(1, 2, 0).numpy(), crop(members(out)["faces-00000001-000.png"])
@@ -190,7 +192,7 @@ def test_labels_splits_and_counts(labelled, tmp_path):
     assert not (out / "preparing.json").exists()
     source = {name for split in ("train", "valid") for name in list_names(labelled, split)}
     for split in ("train", "valid"):
-        faces = load(out, split, img_size=112, color_mode="rgb")
+        faces = load(out, split, img_size=48, color_mode="rgb")
         assert len(faces) == header["splits"][split]["faces"]
         assert set(faces.names) <= source
         for name, target in zip(faces.names, faces.targets, strict=True):
@@ -372,8 +374,8 @@ def test_another_source_or_other_settings_are_refused(photos, tmp_path):
     before = files(out)
     with pytest.raises(DatasetError, match=r"is not empty.*pass --resume"):
         run(photos, "-o", out, "--all-faces")
-    with pytest.raises(DatasetError, match=r"begun otherwise \(img_size was 112, is 48\)"):
-        run(photos, "-o", out, "--all-faces", "--resume", "--img-size", 48)
+    with pytest.raises(DatasetError, match=r"begun otherwise \(img_size was 48, is 40\)"):
+        run(photos, "-o", out, "--all-faces", "--resume", "--img-size", 40)
     (photos / "photo.00.png").rename(photos / "other.png")
     with pytest.raises(DatasetError, match=r"begun otherwise.*pictures_sha256"):
         run(photos, "-o", out, "--all-faces", "--resume")
@@ -419,3 +421,10 @@ def test_what_cannot_be_prepared(photos, labelled, tmp_path):
 def test_usage(photos, tmp_path, wrong):
     run(photos, "-o", tmp_path / "out", *wrong, status=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_size_is_the_bundled_models_unless_given(photos, tmp_path):
+    run(photos, "-o", tmp_path / "out", "--all-faces", "--workers", 1)
+    model = OnnxClassifier(resolve_model(), device="cpu").contract
+    crops = [crop(content) for name, content in members(tmp_path / "out").items() if name.endswith(".png")]
+    assert {picture.shape for picture in crops} == {(model.img_size, model.img_size, 3)}

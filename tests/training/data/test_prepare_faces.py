@@ -90,8 +90,8 @@ def test_the_closer_look_is_for_tight_crops_and_boxes_alone(monkeypatch):
     assert spied.cut(empty, (10, 10, 110, 110)) == []
     assert spied.cut(empty[:200, :256]) == []
     assert seen == [(432, 432, 3), (369, 432, 3)]
-    assert Settings().closer_look
-    assert not Settings(all_faces=True).closer_look
+    assert Settings(img_size=48).closer_look
+    assert not Settings(img_size=48, all_faces=True).closer_look
 
 
 def test_a_kept_picture_is_the_set_s_box_scaled(cutter):
@@ -108,8 +108,8 @@ def test_a_kept_picture_is_the_set_s_box_scaled(cutter):
 
 
 def test_less_sure_faces_are_none(astronaut):
-    assert len(FaceCutter(Settings(min_confidence=0.9, all_faces=True)).cut(astronaut)) == 1
-    assert FaceCutter(Settings(min_confidence=1.0, all_faces=True)).cut(astronaut) == []
+    assert len(FaceCutter(Settings(img_size=112, min_confidence=0.9, all_faces=True)).cut(astronaut)) == 1
+    assert FaceCutter(Settings(img_size=112, min_confidence=1.0, all_faces=True)).cut(astronaut) == []
 
 
 def test_enlarged_keeps_places():
