@@ -31,7 +31,7 @@ def bundled_recipes() -> dict[str, Path]:
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """Read a bundled recipe (by name) or a TOML file, with `table.key=value` overrides.
 
-    Overrides of what is trained take away the expected figure.
+    The expected figure stays where overrides change what is trained, for it says where to score too; its words then tell.
 
     Raises:
         ConfigError: no such recipe, no valid TOML, bases in a circle, or fields that are unknown or wrong (all of them
@@ -41,14 +41,17 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     path = bundled.get(name_or_path, Path(name_or_path))
     values = _on_its_bases(_read(path, name_or_path), path, name_or_path)
     values.setdefault("name", name_or_path if name_or_path in bundled else path.stem)
-    if any(override.partition("=")[0].partition(".")[0].strip() not in _BESIDE_FIGURE for override in overrides or []):
-        values.pop("expected", None)  # the figure is the unchanged recipe's
     for override in overrides or []:
         _apply_override(values, override)
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path.name}: " + "; ".join(_describe(error))) from error
+    keys = {override.partition("=")[0].partition(".")[0].strip() for override in overrides or []}
+    if recipe.expected is None or keys <= _BESIDE_FIGURE:
+        return recipe
+    told = recipe.expected.model_copy(update={"source": f"{recipe.expected.source}; of the unchanged recipe"})
+    return recipe.model_copy(update={"expected": told})
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
