@@ -31,7 +31,7 @@ def bundled_recipes() -> dict[str, Path]:
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """Read a bundled recipe (by name) or a TOML file, with `table.key=value` overrides.
 
-    The expected figure stays where overrides change what is trained, for it says where to score too; its words then tell.
+    The expected figure stays where overrides change what is trained, for it says where to score too; its words tell.
 
     Raises:
         ConfigError: no such recipe, no valid TOML, bases in a circle, or fields that are unknown or wrong (all of them
