@@ -3,12 +3,8 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import io
-import os
-import struct
 import sys
-import time
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,31 +15,14 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
+from tests.fer_app.scene import encoded, scene, worst
 
 from fer_app import image_io
-from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
+from fer_app.errors import ImageDecodeError, MissingExtraError
 from fer_app.image_io import from_pil, read_image, write_image
 
 needs_heic = pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is None, reason="needs the extra heic")
-
-
-def scene(height: int = 40, width: int = 64) -> npt.NDArray[np.uint8]:
-    """A picture that differs from all its rotations and has smooth colours, so that JPEG hardly changes it."""
-    y, x = np.mgrid[0:height, 0:width]
-    red, green = 255 * x / width, 255 * y / height
-    blue = np.where((x < width / 2) & (y < height / 2), 200, 40)
-    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def worst(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    return float(np.abs(a.astype(float) - b.astype(float)).mean(axis=(0, 1)).max())
 
 
 @pytest.mark.parametrize(
@@ -278,173 +257,6 @@ def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), scene())
 
 
-KINDS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_truncated_files_are_errors(tmp_path: Path, kind: str, share: float, capfd: pytest.CaptureFixture[str]) -> None:
-    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
-    data = encoded(Image.fromarray(noise), kind)
-    path = tmp_path / f"half.{kind.lower()}"
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ImageDecodeError, match=r"half\.\w+: damaged \w+ file \(.+\)$"):
-        read_image(path)
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_truncated_deep_files_are_errors(suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
-    noise = np.random.default_rng(1).integers(0, 65535, (64, 64, 3), np.uint16)
-    data = cv2.imencode(suffix, noise)[1].tobytes()
-    with pytest.raises(ImageDecodeError, match="damaged"):
-        read_image(data[: len(data) // 2])
-    assert capfd.readouterr().err == ""
-
-
-@given(st.sampled_from(KINDS), st.data())
-@settings(max_examples=150, deadline=None)
-def test_damaged_bytes_give_a_picture_or_our_error(kind: str, data: st.DataObject) -> None:
-    damaged = bytearray(encoded(Image.fromarray(scene()), kind))
-    for _ in range(data.draw(st.integers(1, 6))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        pixels = read_image(bytes(damaged), max_pixels=1_000_000)
-    except ImageDecodeError:
-        return
-    assert pixels.dtype == np.uint8
-    assert pixels.shape[2] == 3
-
-
-def test_an_embedded_thumbnail_does_not_hide_truncation() -> None:
-    thumbnail = encoded(Image.fromarray(scene()), "JPEG")
-    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
-    data = encoded(Image.fromarray(noise), "JPEG")
-    app1 = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
-    whole = data[:2] + app1 + data[2:]
-    assert read_image(whole).shape == noise.shape
-    with pytest.raises(ImageDecodeError):
-        read_image(whole[: -len(data) // 3])
-
-
-def test_a_wrong_chunk_length_in_a_deep_png_costs_nothing() -> None:
-    deep = cv2.imencode(".png", scene().astype(np.uint16) * 257)[1].tobytes()
-    idat = deep.index(b"IDAT") - 4
-    extra = struct.pack(">I", 0xFFFFFFF0) + b"teXt" + bytes(4)
-    started = time.monotonic()
-    for damaged in (deep[:idat] + extra + deep[idat:], deep[:-12] + extra + deep[-12:]):
-        try:
-            assert read_image(damaged).shape == (40, 64, 3)
-        except ImageDecodeError:
-            continue
-    assert time.monotonic() - started < 1
-
-
-def test_bytes_after_the_picture_do_not_matter() -> None:
-    data = encoded(Image.fromarray(scene()), "JPEG")
-    np.testing.assert_array_equal(read_image(data + b"\xff\xda trailer of a telephone \xff\xd8"), read_image(data))
-
-
-@pytest.mark.parametrize("content", [b"hello, I am a text", b"%PDF-1.7", b"BM", b"\xff\xd8\xff", b"RIFF1234WEBP"])
-def test_no_picture_is_an_error(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "ünreadable.jpg"
-    path.write_bytes(content)
-    with pytest.raises(ImageDecodeError, match=r"ünreadable\.jpg: "):
-        read_image(path)
-
-
-def test_empty_missing_and_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageDecodeError, match="empty"):
-        read_image(tmp_path / "empty.png")
-    with pytest.raises(InputError, match="no such file"):
-        read_image(tmp_path / "none.png")
-    with pytest.raises(InputError, match="is a folder"):
-        read_image(tmp_path)
-    with pytest.raises(ImageDecodeError, match="<stdin>: the file is empty"):
-        read_image(b"", name="<stdin>")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_image("nul\0byte.png")
-
-
-def bomb(side: int) -> bytes:
-    """A PNG header that claims a picture of side x side px, and nothing behind it."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-
-
-@pytest.mark.parametrize("side", [12_000, 100_000])
-def test_the_pixel_limit_is_checked_before_decoding(side: int) -> None:
-    idat = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-    with pytest.raises(ImageDecodeError, match=rf"bomb: {side} x {side} px .* limit of 128,000,000 .*max_pixels"):
-        read_image(bomb(side) + idat, name="bomb")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_pixel_limit_can_be_set(kind: str) -> None:
-    data = encoded(Image.fromarray(scene(20, 30)), kind)
-    assert read_image(data, max_pixels=600).shape == (20, 30, 3)
-    with pytest.raises(ImageDecodeError, match="30 x 20 px is more than the limit of 599 pixels"):
-        read_image(data, max_pixels=599)
-
-
-def test_pillows_own_limit_does_not_interfere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    for kind in set(KINDS) - {"TIFF"}:  # whose limit is on one strip, not on the picture
-        assert read_image(encoded(Image.fromarray(scene()), kind)).shape == (40, 64, 3)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg", ".webp"])
-def test_written_pictures_read_back(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"out{suffix}"
-    write_image(path, scene())
-    assert worst(read_image(path), scene()) < (1 if suffix.lower() == ".png" else 4)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_write_takes_views(tmp_path: Path) -> None:
-    write_image(tmp_path / "view.png", scene()[::-1, ::2])
-    np.testing.assert_array_equal(read_image(tmp_path / "view.png"), scene()[::-1, ::2])
-
-
-def test_write_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write \.bmp; use \.png"):
-        write_image(tmp_path / "out.bmp", scene())
-    with pytest.raises(InputError, match="does not exist"):
-        write_image(tmp_path / "no folder" / "out.png", scene())
-    with pytest.raises(InputError, match=r"wide\.webp"):
-        write_image(tmp_path / "wide.webp", np.zeros((1, 17_000, 3), np.uint8))
-    with pytest.raises(ValueError, match="rgb must be uint8"):
-        write_image(tmp_path / "out.png", scene()[..., 0])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "out.png"
-    write_image(path, scene())
-
-    def disk_full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        write_image(path, scene()[::-1])
-    np.testing.assert_array_equal(read_image(path), scene())
-    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
-def test_written_files_have_ordinary_permissions_and_links_stay(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.txt"
-    plain.touch()
-    (tmp_path / "link.png").symlink_to("target.png")
-    write_image(tmp_path / "link.png", scene())
-    assert (tmp_path / "link.png").is_symlink()
-    assert (tmp_path / "target.png").stat().st_mode == plain.stat().st_mode
-
-
 def test_threads_leave_the_global_settings_as_they_were() -> None:
     get_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
     level, filters = get_level(), list(warnings.filters)
@@ -460,16 +272,6 @@ def test_photo_speed_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.fromarray(scene()), "JPEG")
     monkeypatch.setattr(image_io, "_pillow_to_rgb", lambda image: pytest.fail("decoded by Pillow"))
     assert read_image(data).shape == (40, 64, 3)
-
-
-def test_drawn_text_is_upright_after_a_round_trip(tmp_path: Path) -> None:
-    canvas = Image.new("RGB", (80, 40), "black")
-    ImageDraw.Draw(canvas).rectangle((0, 0, 10, 10), fill="red")
-    write_image(tmp_path / "corner.jpg", np.asarray(canvas))
-    pixels = read_image(tmp_path / "corner.jpg")
-    assert pixels[4, 4, 0] > 200
-    assert pixels[4, 4, 2] < 60
-    assert pixels[-4, -4].max() < 20
 
 
 def test_pil_images_are_read_like_files() -> None:

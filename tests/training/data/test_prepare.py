@@ -1,22 +1,14 @@
-"""`fer data prepare`: what it writes, that it is what serving sees, and that it can be stopped at any moment."""
+"""`fer data prepare`: what it writes, and that it is what serving sees."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import tarfile
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract
@@ -25,59 +17,17 @@ from fer_app.image_io import write_image
 from fer_app.labels import LABELS
 from fer_app.model_store import resolve_model
 from fer_app.recognizer import Recognizer
+from tests.training.data.prepare_runs import crop, members, run, write_photos
 from tests.training.miniature import write_mini_affectnet_tables, write_mini_ferplus, write_mini_raf_db
 from training.data.datasets import load
 from training.data.general import load_images
 from training.data.locate import locate
 from training.data.prepare import prepare
-from training.data.prepare_faces import FaceCutter, Settings
+from training.data.prepare_faces import Settings
 from training.data.prepare_source import list_pictures
-from training.data_cli import data
 from training.report import Report
-from training.run_lock import locked
 
-RUNNER = CliRunner()
 SILENT = Report(None)
-
-
-def run(*arguments, status=0):
-    result = RUNNER.invoke(data, ["prepare", *map(str, arguments)], catch_exceptions=False)
-    assert result.exit_code == status, result.output
-    return result
-
-
-def members(out):
-    """All files in all shards of a folder: name -> bytes."""
-    found = {}
-    for shard in sorted(out.glob("*.tar")):
-        with tarfile.open(shard) as archive:
-            found |= {member.name: archive.extractfile(member).read() for member in archive}
-    return found
-
-
-def crop(content):
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def write_photos(root, astronaut, count):
-    """Scenes with the portrait in one, two or no places, the last one in gray; as PNG."""
-    for i in range(count):
-        scene = np.full((400, 620, 3), 40 + 10 * (i % 10), np.uint8)
-        for place in range(i % 3):
-            side = 380 - 100 * place
-            small = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA)
-            top = 4 * (i % 5)
-            scene[top : top + side, 340 * place : 340 * place + side] = small[:, : 620 - 340 * place]
-        if i == count - 1:
-            scene[:] = scene.mean(axis=2, keepdims=True).astype(np.uint8)
-        folder = root / ("deeper" if i % 2 else "")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"photo.{i:02d}.png", scene)
-    return root
 
 
 @pytest.fixture
@@ -257,142 +207,6 @@ def test_a_box_outside_its_picture_is_told(tmp_path):
     run(base, "-o", tmp_path / "out", "--on-missing", "keep", "--workers", 1, status=1)
     assert "box [500, 20, 548, 68] is not in the picture (80 x 90 px)" in (tmp_path / "out" / "missing.csv").read_text()
     assert len(load(tmp_path / "out", "train", img_size=48, color_mode="gray")) == 7
-
-
-def test_any_number_of_workers_writes_the_same_bytes(photos, tmp_path):
-    source = list_pictures(photos, all_faces=True)
-    settings = Settings(img_size=40, all_faces=True)
-    before = dict(os.environ)
-    for workers in (1, 2):
-        prepare(source, tmp_path / str(workers), settings, shard_size=1, workers=workers, report=SILENT)
-    assert files(tmp_path / "1") == files(tmp_path / "2")
-    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == [
-        *(f"faces-{i:06d}.tar" for i in (1, 2, 3, 5)),  # two pictures have no face
-        "missing.csv",
-        "prepared.json",
-    ]
-    assert dict(os.environ) == before  # workers alone have one thread
-
-
-def start(*arguments):
-    """Start `fer data prepare` as a process group of its own."""
-    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "data", "prepare", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for_shard(out, process, more_than=0):
-    end = time.monotonic() + 60
-    while len(list(out.glob("reports/*.json"))) <= more_than:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-def group_is_alive(group):
-    """Whether a process of the group runs; one that has ended and was not waited for does not."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(process_group) == group and state != "Z":
-            return True
-    return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_killed_and_interrupted_runs_go_on_where_they_stopped(tmp_path, astronaut):
-    source, out = write_photos(tmp_path / "many", astronaut, 24), tmp_path / "out"
-    arguments = (source, "-o", out, "--all-faces", "--img-size", 32, "--shard-size", 1, "--workers", 2)
-    killed = start(*arguments)
-    wait_for_shard(out, killed, 2)
-    killed.kill()
-    killed.wait()  # not for the end of its stderr, which workers hold too
-    end = time.monotonic() + 20
-    while group_is_alive(killed.pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    outlived = group_is_alive(killed.pid)
-    if outlived:
-        os.killpg(killed.pid, signal.SIGKILL)
-    killed.stderr.close()
-    assert not outlived, "workers outlive their parent"
-    assert not (out / "prepared.json").exists()
-    with pytest.raises(DatasetError, match="run it again with --resume"):
-        locate([out])
-    whole = files(out)
-    shards = [name for name in whole if name.endswith(".tar")]
-    for name in shards:
-        with tarfile.open(fileobj=io.BytesIO(whole[name])) as archive:
-            assert archive.getnames()
-
-    stopped = start(*arguments, "--resume")
-    wait_for_shard(out, stopped, sum(name.startswith("reports/") for name in whole) + 1)
-    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
-    told = stopped.communicate(timeout=60)[1]
-    assert stopped.returncode == 130
-    assert "stopped by SIGINT" in told
-    assert "--resume" in told
-    assert "Traceback" not in told
-    assert not list(out.glob(".fer-*"))
-
-    result = run(*arguments, "--resume")
-    assert "shards are there already" in result.stderr
-    uninterrupted = tmp_path / "uninterrupted"
-    prepare(
-        list_pictures(source, all_faces=True),
-        uninterrupted,
-        Settings(img_size=32, all_faces=True),
-        shard_size=1,
-        report=SILENT,
-    )
-    assert files(out) == files(uninterrupted)
-    assert "complete already" in run(*arguments, "--resume").stderr
-
-
-def test_sigterm_ends_it_in_one_process_too(photos, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    cut, seen = FaceCutter.cut, []
-
-    def cut_and_terminate(self, image, box=None):
-        seen.append(image)
-        if len(seen) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return cut(self, image, box)
-
-    monkeypatch.setattr(FaceCutter, "cut", cut_and_terminate)
-    arguments = (photos, "-o", out, "--all-faces", "--workers", 1, "--shard-size", 2)
-    assert "stopped by SIGTERM" in run(*arguments, status=143).stderr
-    assert len(seen) == 4
-    assert sorted(path.name for path in out.iterdir()) == ["faces-000000.tar", "preparing.json", "reports"]
-    run(*arguments, "--resume")
-    assert len(seen) == 4 + 4  # the second shard anew, and the third
-
-
-def test_another_source_or_other_settings_are_refused(photos, tmp_path):
-    out = tmp_path / "out"
-    run(photos, "-o", out, "--all-faces", "--workers", 1)
-    before = files(out)
-    with pytest.raises(DatasetError, match=r"is not empty.*pass --resume"):
-        run(photos, "-o", out, "--all-faces")
-    with pytest.raises(DatasetError, match=r"begun otherwise \(img_size was 48, is 40\)"):
-        run(photos, "-o", out, "--all-faces", "--resume", "--img-size", 40)
-    (photos / "photo.00.png").rename(photos / "other.png")
-    with pytest.raises(DatasetError, match=r"begun otherwise.*pictures_sha256"):
-        run(photos, "-o", out, "--all-faces", "--resume")
-    assert files(out) == before
-    with pytest.raises(DatasetError, match="nothing to resume"):
-        run(photos, "-o", tmp_path / "new", "--all-faces", "--resume")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(DatasetError, match=r"not empty \(mine.txt\): give another folder"):
-        run(photos, "-o", tmp_path / "full", "--all-faces")
-
-
-def test_one_process_a_folder(photos, tmp_path):
-    out = tmp_path / "out"
-    run(photos, "-o", out, "--all-faces", "--workers", 1)
-    with locked(out), pytest.raises(DatasetError, match="pass another -o"):
-        run(photos, "-o", out, "--all-faces", "--resume")
 
 
 def test_what_cannot_be_prepared(photos, labelled, tmp_path):
