@@ -31,7 +31,8 @@ def bundled_recipes() -> dict[str, Path]:
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """Read a bundled recipe (by name) or a TOML file, with `table.key=value` overrides.
 
-    The expected figure stays where overrides change what is trained, for it says where to score too; its words tell.
+    The expected figure stays where overrides change what is trained, for it says where to score too; its words then
+    tell, unless the figure is itself one of the overrides.
 
     Raises:
         ConfigError: no such recipe, no valid TOML, bases in a circle, or fields that are unknown or wrong (all of them
@@ -48,7 +49,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     except ValidationError as error:
         raise ConfigError(f"{path.name}: " + "; ".join(_describe(error))) from error
     keys = {override.partition("=")[0].partition(".")[0].strip() for override in overrides or []}
-    if recipe.expected is None or keys <= _BESIDE_FIGURE:
+    if recipe.expected is None or "expected" in keys or keys <= _BESIDE_FIGURE:
         return recipe
     told = recipe.expected.model_copy(update={"source": f"{recipe.expected.source}; of the unchanged recipe"})
     return recipe.model_copy(update={"expected": told})
