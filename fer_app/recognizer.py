@@ -190,6 +190,24 @@ class Recognizer:
         crop = self.classifier.contract.crop
         return [one[alignable(one.landmarks, crop)] for one in self.detector.detect(images)]
 
+    def follow(self, image: UInt8, expected: npt.NDArray[np.float32]) -> Detections:
+        """Find again faces whose place is about known; several times as fast as `detect`.
+
+        Args:
+            image: uint8, (H, W, 3), RGB.
+            expected: float32, (N, 4), x0 y0 x1 y1 in px, where faces should be.
+
+        Returns:
+            Those of the N faces that are there, as `detect` gives them.
+
+        Raises:
+            ModelError: the device failed.
+        """
+        if self.detector is None:
+            return Detections.whole_picture(image.shape[1], image.shape[0])
+        found = self.detector.follow(image, expected)
+        return found[alignable(found.landmarks, self.classifier.contract.crop)]
+
     def classify(self, images: Sequence[UInt8], found: Sequence[Detections], names: Sequence[str]) -> list[Faces]:
         """Read the expressions of faces that were found.
 

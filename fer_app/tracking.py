@@ -119,6 +119,11 @@ class FaceTracker:
             numbers[column] = self._last_number
         return numbers
 
+    def expected(self, time_s: float) -> Float32:
+        """Where the faces of the last frame should be by now: float32, (M, 4), boxes."""
+        states = [track.at(time_s) for track in self._tracks if track.seen_s == self._last_s]
+        return _boxes_of(np.reshape(states, (-1, 4)))
+
     def unseen(self, time_s: float) -> Float32:
         """Where the faces should be that were there before and are not in this frame: float32, (M, 4), boxes."""
         states = [track.at(time_s) for track in self._tracks if track.seen_s < time_s]

@@ -29,6 +29,16 @@ def annotate(
     fps: Annotated[
         float | None, typer.Option("--fps", metavar="F", help="Take at most so many frames a second.")
     ] = None,
+    detect_every: Annotated[
+        int | None,
+        typer.Option(
+            "--detect-every",
+            min=1,
+            metavar="N",
+            help="Search the whole of each N-th frame for faces, and follow them in between; 1 searches every frame  "
+            "[default: five frames a second; every frame with --blur]",
+        ),
+    ] = None,
     smooth: Annotated[
         float,
         typer.Option(
@@ -66,6 +76,7 @@ def annotate(
     settings = Settings(
         every=every,
         fps=fps,
+        detect_every=detect_every,
         smooth_s=smooth,
         blur=blur,
         min_face_px=min_face,

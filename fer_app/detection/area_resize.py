@@ -37,15 +37,16 @@ class Frame:
         width: of the picture, in px.
     """
 
-    def __init__(self, image: UInt8) -> None:
+    def __init__(self, image: UInt8, *, whole: bool = True) -> None:
         """Sum up the picture, unless it is large.
 
         Args:
             image: uint8, (H, W, 3).
+            whole: False when only few crops will be asked for: then what lies around them is summed up.
         """
         self.height, self.width = image.shape[:2]
         self._image = image
-        self._integral = integral_image(image) if self.height * self.width <= WHOLE_PIXELS else None
+        self._integral = integral_image(image) if whole and self.height * self.width <= WHOLE_PIXELS else None
         self._levels: dict[tuple[int, int], Float32] = {}
 
     def prepare(self, sizes: Sequence[tuple[int, int]]) -> None:

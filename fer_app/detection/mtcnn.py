@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fer_app.boxes import squared
 from fer_app.detection import cascade
 from fer_app.detection.area_resize import Frame
 from fer_app.detection.proposals import WINDOW_PX, Crew, Stage
@@ -86,13 +87,40 @@ class MtcnnDetector:
             InputError: an array that is no such picture.
         """
         for i, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-                raise InputError(f"picture {i} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
+            _need_picture(i, image)
         return [found for group in _groups(images) for found in self._detect_together(group)]
+
+    def follow(self, image: npt.NDArray[np.uint8], expected: npt.NDArray[np.float32]) -> Detections:
+        """Find again faces whose place is about known, as in the next frame of a video: R-Net and O-Net alone.
+
+        The second and third network move a box by a good part of its size, so that a face is found whose box overlaps
+        the expected one well. Other faces are not found, and two boxes that come to lie on one face are one.
+
+        Args:
+            image: uint8, (H, W, 3), RGB.
+            expected: float32, (N, 4), x0 y0 x1 y1 in px, where faces should be; may reach beyond the picture.
+
+        Returns:
+            At most N faces, as `detect` gives them.
+
+        Raises:
+            InputError: an array that is no such picture.
+        """
+        _need_picture(0, image)
+        squares = squared(np.asarray(expected, np.float32))
+        candidates = cascade.Candidates(
+            squares, np.ones(len(squares), np.float32), frames=np.zeros(len(squares), np.intp)
+        )
+        (found,) = self._decide([Frame(image, whole=False)], candidates)
+        return found
 
     def _detect_together(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         frames = self._crew.each(Frame, images)
         candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0], self._crew)
+        return self._decide(frames, candidates)
+
+    def _decide(self, frames: Sequence[Frame], candidates: cascade.Candidates) -> list[Detections]:
+        """Run the second and third stage; one result a frame."""
         candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1], self._crew)
         faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2], self._crew)
         size = faces.boxes[:, 2:] - faces.boxes[:, :2]
@@ -101,7 +129,7 @@ class MtcnnDetector:
         largest_first = np.argsort(-size.prod(axis=1), kind="stable")
         return [
             self._one_frame(faces, landmarks, largest_first[(real & (faces.frames == i))[largest_first]])
-            for i in range(len(images))
+            for i in range(len(frames))
         ]
 
     def _one_frame(
@@ -113,6 +141,11 @@ class MtcnnDetector:
             confidence=faces.probs[rows],
             landmarks=landmarks[rows][:, _TO_SUBJECT_ORDER],
         )
+
+
+def _need_picture(number: int, image: npt.NDArray[np.uint8]) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"picture {number} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
 
 
 def _load(name: str, device: str) -> tuple[Stage, str]:

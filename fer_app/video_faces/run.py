@@ -16,11 +16,10 @@ from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoInfo, VideoReader, VideoWriter
 from fer_app.video.pipeline import Pipeline
+from fer_app.video_faces.finders import FaceFinder, choose_finder
 from fer_app.video_faces.outputs import OutputPaths, RowFiles
 from fer_app.video_faces.stages import (
     DrawnFaces,
-    EveryFrameFinder,
-    FaceFinder,
     classify_faces,
     draw_pictures,
     find_faces,
@@ -37,6 +36,9 @@ class Settings:
     Attributes:
         every: read each N-th frame.
         fps: or at most so many frames a second; None for all.
+        detect_every: search the whole of each N-th of these frames and follow faces in between, as
+            `fer_app.video_faces.finders` does; None searches five times a second, and every frame with `blur`, where no
+            face may come unseen.
         smooth_s: half-life of the smoothing in seconds; 0 for none.
         blur: make faces unrecognisable.
         min_face_px: smallest face looked for, px.
@@ -46,11 +48,17 @@ class Settings:
 
     every: int = 1
     fps: float | None = None
+    detect_every: int | None = None
     smooth_s: float = 0.3
     blur: bool = False
     min_face_px: float = 40
     max_faces: int | None = None
     model_sha256: str = ""
+
+    @property
+    def search_every(self) -> int | None:
+        """`detect_every`, and what stands for None."""
+        return 1 if self.detect_every is None and self.blur else self.detect_every
 
     def record(self, paths: OutputPaths) -> dict[str, Any]:
         """Give what the summary says: the settings, and which files were asked for."""
@@ -79,7 +87,7 @@ def annotate_video(
         settings: of choosing frames, smoothing and drawing; the rest is recorded as what the recognizer was made with.
         stop: asked after each frame; when it says yes, what was begun is finished and the rest left out.
         on_frame: called after each frame that was written.
-        finder: finds the faces; None searches every frame.
+        finder: finds the faces; None is the one that the settings ask for.
 
     Returns:
         The summary, as it was written.
@@ -93,10 +101,11 @@ def annotate_video(
     with VideoReader(source, every=settings.every, fps=settings.fps) as reader:
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
         paths.summary.unlink(missing_ok=True)
-        run = _Run(recognizer, source, reader, FaceTally(recognizer.classifier.contract.labels))
+        finder = finder or choose_finder(recognizer, settings.search_every)
+        run = _Run(recognizer, source, reader, finder, FaceTally(recognizer.classifier.contract.labels))
         try:
             with RowFiles(paths) as rows, _video_file(paths, reader, source) as writer:
-                problem = run.write(rows, writer, settings, stop, on_frame, finder or EveryFrameFinder(recognizer))
+                problem = run.write(rows, writer, settings, stop, on_frame)
         except BaseException as error:
             reason = str(error) if isinstance(error, FerError) else f"stopped by {type(error).__name__}"
             with contextlib.suppress(FerError):
@@ -114,6 +123,7 @@ class _Run:
     recognizer: Recognizer
     source: str
     reader: VideoReader
+    finder: FaceFinder
     tally: FaceTally
 
     def write(
@@ -123,14 +133,13 @@ class _Run:
         settings: Settings,
         stop: Callable[[], bool],
         on_frame: Callable[[VideoInfo, Faces], None],
-        finder: FaceFinder,
     ) -> str | None:
         """Write everything; return why that is not all of the video, or None."""
         all_read = threading.Event()
         damage = None
         with Pipeline() as pipeline:
             batches = pipeline.thread(in_batches(_noting_end(self.reader, all_read), stop))
-            found = pipeline.thread(find_faces(batches, finder))
+            found = pipeline.thread(find_faces(batches, self.finder))
             read = pipeline.thread(classify_faces(found, self.recognizer, self.source, settings.smooth_s))
             uncertain_below = self.recognizer.classifier.contract.uncertain_below
             drawn: Iterator[list[DrawnFaces]] = (
@@ -164,6 +173,7 @@ class _Run:
             "video": video_record(self.reader.info),
             "sound": writer.audio_action if writer is not None else None,
             **self.tally.result(self.reader.end_s),
+            "frames_searched": self.finder.searched,
             "settings": settings.record(paths),
         }
 

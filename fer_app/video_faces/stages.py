@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,39 +12,15 @@ import numpy.typing as npt
 from fer_app.annotate import draw_faces
 from fer_app.anonymise import anonymised
 from fer_app.recognizer import Recognizer
-from fer_app.results import Detections, Faces
+from fer_app.results import Faces
 from fer_app.smoothing import TrackSmoother
-from fer_app.tracking import CutDetector, FaceTracker
 from fer_app.video import VideoFrame
+from fer_app.video_faces.finders import FaceFinder, FoundFaces
 
 # Frames that are searched together. More of them gain nothing on a CPU, and all are in memory at once in every stage:
 # 4 Mpx are 12 MB, and ten times that while faces are searched.
 _BATCH_FRAMES = 4
 _BATCH_PIXELS = 4_000_000
-
-
-class FoundFaces(NamedTuple):
-    """Where the N faces of a frame are.
-
-    Attributes:
-        frame: the frame.
-        detections: the N faces.
-        track_ids: int64, (N,).
-        unseen: float32, (M, 4), boxes where faces were a moment ago that are not found now; for anonymising.
-    """
-
-    frame: VideoFrame
-    detections: Detections
-    track_ids: npt.NDArray[np.int64]
-    unseen: npt.NDArray[np.float32]
-
-
-class FaceFinder(Protocol):
-    """Finds and numbers the faces of one video, which is given in order and once; it may remember what it saw."""
-
-    def find(self, frames: Sequence[VideoFrame]) -> list[FoundFaces]:
-        """Return the faces of the next frames, one result a frame."""
-        ...
 
 
 class ReadFaces(NamedTuple):
@@ -73,36 +49,6 @@ class DrawnFaces(NamedTuple):
     frame: VideoFrame
     faces: Faces
     picture: npt.NDArray[np.uint8] | None
-
-
-class EveryFrameFinder:
-    """Searches the whole of every frame, and numbers what it finds by place and motion."""
-
-    def __init__(self, recognizer: Recognizer) -> None:
-        """Begin a video.
-
-        Args:
-            recognizer: whose detector is used.
-        """
-        self._recognizer = recognizer
-        self._tracker, self._cuts = FaceTracker(), CutDetector()
-
-    def find(self, frames: Sequence[VideoFrame]) -> list[FoundFaces]:
-        """Return the faces of the next frames.
-
-        Raises:
-            ModelError: the device failed.
-        """
-        return [
-            self._numbered(frame, detections)
-            for frame, detections in zip(frames, self._recognizer.detect([f.image for f in frames]), strict=True)
-        ]
-
-    def _numbered(self, frame: VideoFrame, detections: Detections) -> FoundFaces:
-        if self._cuts.is_cut(frame.image):
-            self._tracker.reset()
-        track_ids = self._tracker.update(detections, frame.time_s)
-        return FoundFaces(frame, detections, track_ids, self._tracker.unseen(frame.time_s))
 
 
 def in_batches(frames: Iterable[VideoFrame], stop: Callable[[], bool]) -> Iterator[list[VideoFrame]]:

@@ -245,3 +245,44 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ProviderUnavailableError):
         MtcnnDetector(device="cuda")
+
+
+def test_follow_finds_each_face_again_from_about_its_place(detector, astronaut):
+    scene = crowd(astronaut)
+    (found,) = detector.detect([scene])
+    size = found.boxes[:, 2:] - found.boxes[:, :2]
+    shift = np.concatenate([size, size], axis=1) * np.float32([[0.12, -0.1, 0.12, -0.1]])
+    again = detector.follow(scene, found.boxes + shift)
+    assert len(again) == 4
+    assert np.diag(pairwise_iou(found.boxes, found.boxes + shift)).max() < 0.7
+    assert np.diag(pairwise_iou(found.boxes, again.boxes)).min() > 0.8
+    assert np.abs(again.landmarks - found.landmarks).max() < 0.1 * size.min()
+    one = detector.follow(scene, found.boxes[2:3])
+    assert len(one) == 1
+    assert pairwise_iou(one.boxes, found.boxes[2:3]).item() > 0.8
+
+
+def test_follow_finds_nothing_where_nobody_is_and_one_face_once(detector, astronaut):
+    scene = crowd(astronaut)
+    (found,) = detector.detect([scene])
+    empty = np.array([[1150, 550, 1250, 700], [-500, -500, -400, -380], [1270, 700, 1400, 900]], np.float32)
+    assert len(detector.follow(scene, empty)) == 0
+    assert len(detector.follow(scene, np.zeros((0, 4), np.float32))) == 0
+    twice = np.concatenate([found.boxes[:1], found.boxes[:1] + np.float32(9)])
+    assert len(detector.follow(scene, twice)) == 1
+
+
+def test_follow_looks_at_the_same_pixels_as_detect(monkeypatch, detector, astronaut):
+    """However much of the picture is summed up for it."""
+    scene = crowd(astronaut)
+    boxes = detector.detect([scene])[0].boxes
+    expected = detector.follow(scene, boxes)
+    monkeypatch.setattr(area_resize, "BAND_PIXELS", 10_000)
+    same(detector.follow(scene, boxes), expected)
+    monkeypatch.setattr(mtcnn, "Frame", lambda image, whole=True: area_resize.Frame(image))
+    same(detector.follow(scene, boxes), expected)
+
+
+def test_follow_refuses_what_is_no_picture(detector):
+    with pytest.raises(InputError, match="picture 0 is float32"):
+        detector.follow(np.zeros((9, 9, 3), np.float32), np.zeros((0, 4), np.float32))

@@ -16,8 +16,8 @@ from fer_app.errors import ModelError, VideoOpenError
 from fer_app.recognizer import Recognizer
 from fer_app.video import VideoFrame, VideoReader
 from fer_app.video_faces import OutputPaths, Settings, annotate_video, read_summary
+from fer_app.video_faces.finders import EveryFrameFinder, FoundFaces
 from fer_app.video_faces.outputs import name_outputs
-from fer_app.video_faces.stages import EveryFrameFinder, FoundFaces
 
 # Where the face can be seen.
 SEEN = [True] * 6 + [False] * 3 + [True] * 5
@@ -152,7 +152,7 @@ def test_blur_hides_the_face_and_changes_no_row(recognizer: Recognizer, clip: Pa
     rows, details = [], []
     for blur in (False, True):
         paths = outputs(clip)
-        annotate_video(recognizer, str(clip), paths, Settings(blur=blur))
+        annotate_video(recognizer, str(clip), paths, Settings(blur=blur, detect_every=1))
         rows.append(paths.rows[0].read_text())
         row = rows_of(paths)[2]
         x0, y0, x1, y1 = (round(float(row[f"box_{name}"])) for name in ("x0", "y0", "x1", "y1"))
