@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,15 +109,17 @@ def serve(side: str, folder: Path, threads: int) -> None:
 
 
 @contextmanager
-def side_process(side: str, python: str, folder: Path, threads: int) -> Iterator[Callable[[Case], Any]]:
-    """Start one side; yields a function that gives it a turn."""
-    command = [python, __file__, "--side", side, "--folder", str(folder), "--threads", str(threads)]
+def side_process(
+    side: str, python: str, folder: Path, threads: int, script: str = __file__, more: Sequence[str] = ()
+) -> Iterator[Callable[[Any], Any]]:
+    """Start one side of a script that has `serve`; yields a function that gives it a turn with a case."""
+    command = [python, script, "--side", side, "--folder", str(folder), "--threads", str(threads), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
 
-        def ask(case: Case) -> Any:
+        def ask(case: Any) -> Any:
             with suppress(BrokenPipeError):
                 print(json.dumps(case), file=child.stdin, flush=True)
             answer = child.stdout.readline() if child.stdout else ""
