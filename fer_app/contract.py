@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from fer_app.errors import ModelContractError
 
@@ -20,6 +20,7 @@ CONTRACT_VERSION = 1
 
 ColorMode = Literal["rgb", "gray"]
 Interpolation = Literal["bilinear", "bicubic"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Contract:
         interpolation: how a crop smaller than `img_size` is scaled up (scaling down always averages).
         temperature: logits are divided by it before softmax (Guo et al. 2017, arXiv:1706.04599).
         uncertain_below: a face whose largest probability is below it is marked uncertain; 0 turns that off.
+        precision: arithmetic of the file's heavy layers; inputs and outputs are float32 whatever it is.
         license: licence of the weights, one line.
         metrics: measured figures, e.g. `{"ferplus_valid_accuracy": 0.85}`; shares, not per cent.
         recipe_sha256: digest of the recipe that trained the weights; empty when there is none.
@@ -53,6 +55,7 @@ class Contract:
     interpolation: Interpolation = "bilinear"
     temperature: float = 1.0
     uncertain_below: float = 0.0
+    precision: Precision = "fp32"
     license: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     recipe_sha256: str = ""
@@ -71,6 +74,7 @@ class Contract:
             "color_mode": str,
             "crop": str,
             "interpolation": str,
+            "precision": str,
             "license": str,
             "recipe_sha256": str,
             "temperature": (int, float),
@@ -105,6 +109,7 @@ class Contract:
             (all(math.isfinite(s) and s > 0 for s in self.std), f"std is {self.std}"),
             (bool(self.crop), "crop is empty"),
             (self.interpolation in ("bilinear", "bicubic"), f"interpolation is {self.interpolation!r}"),
+            (self.precision in get_args(Precision), f"precision is {self.precision!r}"),
             (math.isfinite(self.temperature) and self.temperature > 0, f"temperature is {self.temperature}"),
             (0.0 <= self.uncertain_below <= 1.0, f"uncertain_below is {self.uncertain_below}"),
         ]

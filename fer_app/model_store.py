@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
+from fer_app.contract import Precision
 from fer_app.errors import ModelIntegrityError, ModelNotFoundError
 
 DEFAULT = "default"
@@ -48,6 +49,21 @@ class DetectorEntry(BundledFile):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariantEntry(BundledFile):
+    """The same classifier in another arithmetic.
+
+    Attributes:
+        precision: which; the model's own file is float32.
+        contract_sha256: `Contract.digest` of the contract inside the file.
+        metrics: what was measured again with this file.
+    """
+
+    precision: Precision
+    contract_sha256: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry(BundledFile):
     """A bundled classifier.
 
@@ -57,6 +73,7 @@ class ModelEntry(BundledFile):
         training_data: one line.
         card: the page in docs/ that describes it.
         metrics: measured shares, e.g. `{"ferplus_valid_accuracy": 0.85}`.
+        variants: the same in other arithmetics; tables [[model.variant]] in the manifest.
     """
 
     contract_sha256: str
@@ -64,9 +81,7 @@ class ModelEntry(BundledFile):
     training_data: str = ""
     card: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-_Entry = TypeVar("_Entry", bound=BundledFile)
+    variants: tuple[VariantEntry, ...] = ()
 
 
 def bundled_models() -> tuple[ModelEntry, ...]:
@@ -75,7 +90,7 @@ def bundled_models() -> tuple[ModelEntry, ...]:
     Raises:
         ModelIntegrityError: the manifest is missing or damaged.
     """
-    return _entries("model", ModelEntry)
+    return tuple(_model(**values) for values in _manifest(WEIGHTS / MANIFEST)["model"])
 
 
 def bundled_detectors() -> tuple[DetectorEntry, ...]:
@@ -84,7 +99,7 @@ def bundled_detectors() -> tuple[DetectorEntry, ...]:
     Raises:
         ModelIntegrityError: the manifest is missing or damaged.
     """
-    return _entries("detector", DetectorEntry)
+    return tuple(DetectorEntry(**values) for values in _manifest(WEIGHTS / MANIFEST)["detector"])
 
 
 def resolve_model(name_or_path: str | Path = DEFAULT) -> Path:
@@ -155,8 +170,9 @@ def _verified(path: Path, sha256: str) -> Path:
     return path
 
 
-def _entries(table: str, kind: type[_Entry]) -> tuple[_Entry, ...]:
-    return tuple(kind(**values) for values in _manifest(WEIGHTS / MANIFEST)[table])
+def _model(*, name: str, license: str, variant: list[dict[str, Any]], **values: Any) -> ModelEntry:
+    variants = tuple(VariantEntry(name=name, license=license, **other) for other in variant)
+    return ModelEntry(name=name, license=license, variants=variants, **values)
 
 
 @functools.cache
@@ -169,19 +185,29 @@ def _manifest(path: Path) -> dict[str, list[dict[str, Any]]]:
     kinds: dict[str, type[BundledFile]] = {"model": ModelEntry, "detector": DetectorEntry}
     problems = [f"unknown table {name}" for name in sorted(tables.keys() - kinds.keys())]
     for table, kind in kinds.items():
-        fields = {f.name for f in dataclasses.fields(kind)}
-        required = {
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
         for values in tables.setdefault(table, []):
             label = f"{table} {values.get('name', '?')}"
-            problems += [f"{label}: unknown key {key}" for key in sorted(values.keys() - fields)]
-            problems += [f"{label}: {key} is missing" for key in sorted(required - values.keys())]
+            others = values.setdefault("variant", []) if table == "model" else []
+            problems += _wrong_keys(label, kind, values.keys() - {"variant"}, elsewhere={"variants"})
+            for other in others:
+                problems += _wrong_keys(f"{label}, variant", VariantEntry, other.keys(), elsewhere={"name", "license"})
+                if other.get("precision") not in get_args(Precision):
+                    problems.append(f"{label}, variant: precision is {other.get('precision')!r}")
     models = tables["model"]
     if models and sum(bool(values.get("default")) for values in models) != 1:
         problems.append("exactly one model must have default = true")
     if problems:
         raise ModelIntegrityError(f"{path}: {'; '.join(problems)}")
     return tables
+
+
+def _wrong_keys(label: str, kind: type[BundledFile], keys: Set[str], elsewhere: Set[str]) -> list[str]:
+    """Say which keys of a table are unknown or missing; fields of `elsewhere` are not expected in it."""
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in elsewhere}
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    unknown = [f"{label}: unknown key {key}" for key in sorted(keys - fields.keys())]
+    return unknown + [f"{label}: {key} is missing" for key in sorted(required - keys)]

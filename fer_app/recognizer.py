@@ -14,7 +14,8 @@ from fer_app.classifier import Classifier, OnnxClassifier
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import FerError, InputError
 from fer_app.image_io import DEFAULT_MAX_PIXELS, from_pil, read_image
-from fer_app.model_store import DEFAULT, resolve_model
+from fer_app.model_choice import choose_model
+from fer_app.model_store import DEFAULT
 from fer_app.quality import face_quality
 from fer_app.results import Detections, Faces
 from fer_app.session import parse_device
@@ -61,6 +62,7 @@ class Recognizer:
         model: str | Path | Classifier = DEFAULT,
         *,
         device: str = "auto",
+        precision: str = "auto",
         batch_size: int = 32,
         min_face_px: float = 40,
         max_faces: int | None = None,
@@ -71,9 +73,11 @@ class Recognizer:
         """Load the detector and the classifier.
 
         Args:
-            model: the name of a bundled classifier, the path of an ONNX file made by `fer export`, or a classifier.
+            model: the name of a bundled classifier, the path of an ONNX file or a folder made by `fer export`, or a
+                classifier.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`; the detector runs on CUDA where the
                 classifier runs on TensorRT, because an engine serves one picture size.
+            precision: of the classifier, as `fer_app.model_choice.choose_model` takes it.
             batch_size: at most this many faces are classified, and this many pictures held in memory, at once.
             min_face_px: side in px of the smallest face looked for.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
@@ -88,7 +92,8 @@ class Recognizer:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
         if isinstance(model, str | Path):
-            model = OnnxClassifier(resolve_model(model), device=device, batch_size=batch_size, threads=threads)
+            file = choose_model(model, precision=precision, device=device)
+            model = OnnxClassifier(file, device=device, batch_size=batch_size, threads=threads)
         self.classifier: Classifier = model
         self.detector: MtcnnDetector | None = None
         if detect:

@@ -85,6 +85,7 @@ ROWS = (
         "video",
     },
     {"alignment", "classifier", "detection", "quality", "tracking"},
+    {"model_choice"},
     {"recognizer"},
     {"video_faces"},
     {"__init__"},

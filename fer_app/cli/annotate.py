@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fer_app.cli.options import DeviceOption, ModelOption, PrecisionOption, refuse_unknown
 from fer_app.cli.predict import tell_device
 from fer_app.errors import FerError, InputError
 
@@ -45,15 +46,9 @@ def annotate(
             "--smooth", min=0, metavar="S", help="Half-life of the smoothing over time in seconds; 0 turns it off."
         ),
     ] = 0.3,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE", help="A bundled model's name (see `fer models`) or an ONNX file."
-        ),
-    ] = "default",
-    device: Annotated[
-        str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda, cuda:N or tensorrt.")
-    ] = "auto",
+    model: ModelOption = "default",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
     ] = 40,
@@ -64,15 +59,16 @@ def annotate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")] = False,
 ) -> None:
     """Read the expressions of every face in videos; draw them, and write rows and a summary."""
-    _refuse_contradictions(device=device, fps=fps, every=every, smooth=smooth, no_video=no_video, blur=blur)
+    refuse_unknown(device, precision)
+    _refuse_contradictions(fps=fps, every=every, smooth=smooth, no_video=no_video, blur=blur)
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both", param_hint="--overwrite")
-    from fer_app.model_store import resolve_model
+    from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
     from fer_app.stop_signals import StopSignals
     from fer_app.video_faces import Settings, name_outputs
 
-    model_file = resolve_model(model)
+    model_file = choose_model(model, precision=precision, device=device)
     settings = Settings(
         every=every,
         fps=fps,
@@ -102,15 +98,7 @@ def annotate(
         raise typer.Exit(1)
 
 
-def _refuse_contradictions(
-    *, device: str, fps: float | None, every: int, smooth: float, no_video: bool, blur: bool
-) -> None:
-    from fer_app.session import parse_device
-
-    try:
-        parse_device(device)
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from error
+def _refuse_contradictions(*, fps: float | None, every: int, smooth: float, no_video: bool, blur: bool) -> None:
     if fps is not None and not 0 < fps < float("inf"):
         raise typer.BadParameter(f"{fps} is no number of frames a second", param_hint="--fps")
     if fps is not None and every > 1:

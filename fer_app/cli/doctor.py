@@ -107,7 +107,7 @@ def _self_test(device: str) -> list[str]:
     """Detect in a made-up picture, classify a made-up face, and say how long each took."""
     from fer_app.classifier import OnnxClassifier
     from fer_app.detection import MtcnnDetector
-    from fer_app.model_store import resolve_model
+    from fer_app.model_choice import choose_model
     from fer_app.recognizer import detector_device
 
     _title("self-test")
@@ -117,7 +117,7 @@ def _self_test(device: str) -> list[str]:
         picture = _made_up_picture()
         size = f"{picture.shape[1]} x {picture.shape[0]} px"
         _row("detector", f"{_timed(lambda: detector.detect([picture]))} for {size}, on {detector.device}")
-        classifier = OnnxClassifier(resolve_model(), device=device)
+        classifier = OnnxClassifier(choose_model(device=device), device=device)
         side = classifier.contract.img_size
         face = picture[None, :side, :side]
         _row("classifier", f"{_timed(lambda: classifier.probs(face))} for one face, on {classifier.device}")

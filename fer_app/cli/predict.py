@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fer_app.cli.options import DeviceOption, ModelOption, PrecisionOption, refuse_unknown
 from fer_app.errors import FerError, InputError
 
 if TYPE_CHECKING:
@@ -51,15 +52,9 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Also write the pictures with the faces drawn in."),
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE", help="A bundled model's name (see `fer models`) or an ONNX file."
-        ),
-    ] = "default",
-    device: Annotated[
-        str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda, cuda:N or tensorrt.")
-    ] = "auto",
+    model: ModelOption = "default",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Faces classified at once.")] = 32,
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
@@ -76,12 +71,7 @@ def predict(
     ] = None,
 ) -> None:
     """Find the faces in pictures and read their expressions."""
-    from fer_app.session import parse_device
-
-    try:
-        parse_device(device)
-    except InputError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from error
+    refuse_unknown(device, precision)
     report = _Report()
     pictures = _expand(sources, recursive, output, report)
     if pictures:
@@ -91,6 +81,7 @@ def predict(
         recognizer = Recognizer(
             model,
             device=device,
+            precision=precision,
             batch_size=batch_size,
             min_face_px=min_face,
             max_faces=max_faces,

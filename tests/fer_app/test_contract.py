@@ -30,6 +30,7 @@ EVERYTHING: dict[str, Any] = REQUIRED | {
     "interpolation": "bicubic",
     "temperature": 1.25,
     "uncertain_below": 0.4,
+    "precision": "int8",
     "license": "research data; ask before selling – ©",
     "metrics": {"ferplus_valid_accuracy": 0.8},
     "recipe_sha256": "ab" * 32,
@@ -49,6 +50,7 @@ def test_defaults_are_filled_in_when_fields_are_left_out() -> None:
     assert contract == Contract(**REQUIRED)
     assert (contract.color_mode, contract.in_chans, contract.interpolation) == ("rgb", 3, "bilinear")
     assert (contract.temperature, contract.uncertain_below, contract.version) == (1.0, 0.0, 1)
+    assert contract.precision == "fp32"
 
 
 def test_json_is_one_line_with_sorted_keys() -> None:

@@ -1,0 +1,41 @@
+"""Options that several commands have, with one wording and one set of values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fer_app.errors import InputError
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="A bundled model's name (see `fer models`), an ONNX file, or a folder of `fer export`.",
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda, cuda:N or tensorrt.")
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision", metavar="NAME", help="Arithmetic of the classifier: auto, fp32, fp16 or int8 (see `fer models`)."
+    ),
+]
+
+
+def refuse_unknown(device: str, precision: str) -> None:
+    """Take a name that means no device, or no precision, for wrong usage."""
+    from fer_app.model_choice import PRECISIONS
+    from fer_app.session import parse_device
+
+    try:
+        parse_device(device)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
+    if precision not in PRECISIONS:
+        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
