@@ -94,12 +94,25 @@ def draw_faces(image: npt.NDArray[np.uint8], faces: Faces) -> npt.NDArray[np.uin
     pixels = image.copy()
     for i, box in boxes.items():
         _draw_box(pixels, box, _colour(faces, i), _font_px(box, canvas_wh))
+    boxes = _in_lasting_order(faces, boxes)
     chips = _place_chips(faces, boxes, canvas_wh)
     for i, panel in _place_panels(faces, boxes, chips, canvas_wh).items():
         _draw_panel(pixels, panel, faces, i)
     for i, chip in chips.items():
         _draw_chip(pixels, chip, _colour(faces, i))
     return pixels
+
+
+def _in_lasting_order(faces: Faces, boxes: dict[int, Rect]) -> dict[int, Rect]:
+    """Order faces by their track numbers, those without one last.
+
+    Who is placed first decides who gives way. By size, which differs by a pixel or two from frame to frame, labels
+    would jump to and fro.
+    """
+    if faces.track_ids is None:
+        return boxes
+    numbers = faces.track_ids.tolist()
+    return dict(sorted(boxes.items(), key=lambda item: (numbers[item[0]] == NO_TRACK, numbers[item[0]])))
 
 
 def label_colour(label: str, index: int) -> RGB:

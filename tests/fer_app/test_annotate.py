@@ -216,6 +216,23 @@ def test_tracks_are_numbered(recorder: Recorder) -> None:
     assert recorder.texts == ["#17 happiness 86%", "happiness 86%"]
 
 
+def test_labels_of_a_crowd_stay_where_they_are_while_sizes_jitter(recorder: Recorder) -> None:
+    image = gray(720, 1280)
+    boxes = np.array(grid(6, 12, 103, 116, 30, 40))
+    random, places = np.random.default_rng(0), []
+    for _ in range(5):
+        # As detection gives them: largest first.
+        jittered = boxes + random.uniform(-0.9, 0, boxes.shape)
+        order = np.argsort(-(jittered[:, 2:] - jittered[:, :2]).prod(axis=1))
+        recorder.chips.clear()
+        recorder.texts.clear()
+        draw_faces(image, faces(image, jittered[order], track_ids=order + 1))
+        places.append(dict(zip([text.split()[0] for text in recorder.texts], recorder.chips, strict=True)))
+    first, *rest = places
+    assert len(first) == 72
+    assert all(np.abs(np.subtract(one[name], first[name])).max() <= 1 for one in rest for name in first)
+
+
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("top", range(8))
 def test_label_text_contrasts_with_its_background(level: int, top: int, recorder: Recorder) -> None:
