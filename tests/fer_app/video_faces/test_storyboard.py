@@ -85,22 +85,24 @@ def test_crops_are_the_frame_and_independent_of_it() -> None:
 
 def test_blur_keeps_no_face_not_even_a_neighbours() -> None:
     board = Storyboard(LABELS, 0.3, blur=True)
-    boxes = [[30, 30, 60, 60], [62, 30, 92, 60]]
-    unseen = np.array([[30, 62, 60, 92]], np.float32)
+    # A narrow box: the square around it shows what is beside it.
+    boxes = [[40, 30, 60, 70], [20, 40, 32, 60]]
+    unseen = np.array([[68, 40, 80, 60]], np.float32)
     probs = [showing("fear"), showing("neutral", 0.3)]
     board.add(IMAGE, made_faces(0, [1, 2], probs, boxes=boxes), unseen)
     sharp = Storyboard(LABELS, 0.3)
     sharp.add(IMAGE, made_faces(0, [1, 2], probs, boxes=boxes), unseen)
     (hidden,), (shown,) = board.result(), sharp.result()
-    scale = TILE_PX / 51
+    # 68 px of the picture, from (16, 16) on.
+    scale = TILE_PX / 68
 
     def detail(crop: np.ndarray, x: int, y: int) -> float:
-        part = crop[int(y * scale) : int((y + 10) * scale), int(x * scale) : int((x + 10) * scale)].astype(int)
-        return float(np.abs(np.diff(part, axis=1)).mean())
+        part = crop[int((y - 20) * scale) : int((y - 12) * scale), int((x - 20) * scale) : int((x - 12) * scale)]
+        return float(np.abs(np.diff(part.astype(int), axis=1)).mean())
 
-    # The crop begins at 19 or 20 px: the middle of the face, and the edges of its neighbours.
-    for x, y in ((20, 20), (40, 20), (20, 40)):
+    for x, y in ((50, 50), (26, 50), (74, 50)):
         assert detail(hidden.crop, x, y) < detail(shown.crop, x, y) / 5
+    assert detail(hidden.crop, 74, 76) == detail(shown.crop, 74, 76)
 
 
 def test_a_sheet(tmp_path: Path) -> None:
