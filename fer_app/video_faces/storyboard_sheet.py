@@ -28,7 +28,7 @@ def sheet_wh(moments: int) -> tuple[int, int]:
     Args:
         moments: how many are on it.
     """
-    rows = max(1, math.ceil(moments / _COLUMNS))
+    rows = math.ceil(moments / _COLUMNS)
     tile_height = _BAND_PX + TILE_PX + _FOOT_PX
     return _COLUMNS * (TILE_PX + _GAP_PX) + _GAP_PX, _HEAD_PX + rows * (tile_height + _GAP_PX)
 

@@ -76,7 +76,7 @@ def plot_timeline(path: Path, timeline: Timeline, title: str) -> None:
     for axes, person in zip(columns, timeline.persons, strict=False):
         _draw_person(axes, person, timeline.labels)
     if not timeline.persons:
-        columns[0].text(0.5, 0.5, "no face", transform=columns[0].transAxes, color=_INK, ha="center", fontsize=13)
+        columns[0].text(0.5, 0.7, "no face", transform=columns[0].transAxes, color=_INK, ha="center", fontsize=13)
     _set_time_axis(columns[-1], timeline)
     left, from_top = 0.25 / _WIDTH_IN, 1 / height_in
     figure.text(
