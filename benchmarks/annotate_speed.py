@@ -27,7 +27,7 @@ import numpy.typing as npt
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoInfo, VideoWriter
-from fer_app.video_faces import Settings, annotate_video, name_outputs, run
+from fer_app.video_faces import Settings, Wanted, annotate_video, name_outputs, run
 
 PORTRAIT = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
 SIZE = (1280, 720)
@@ -93,7 +93,7 @@ def resident_mb() -> float:
 
 
 def annotated(recognizer: Recognizer, clip: Path, folder: Path, *, video: bool, on_frame: Callable[..., None]) -> int:
-    (paths,) = name_outputs([str(clip)], folder, video=video, jsonl=False)
+    (paths,) = name_outputs([str(clip)], folder, Wanted(video=video))
     return int(annotate_video(recognizer, str(clip), paths, Settings(), on_frame=on_frame)["frames"])
 
 

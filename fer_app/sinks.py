@@ -1,5 +1,7 @@
 """Write results as JSON Lines or CSV, picture by picture; `docs/formats.md` documents both formats.
 
+`fer_app.parquet_sink` writes the same rows as Parquet.
+
 A sink is a context manager around a path or an open text stream. A path's file appears under its name only when the
 sink is closed without an exception.
 """
@@ -68,7 +70,7 @@ class JsonLinesSink(_TextSink):
         """Write the faces of one picture or frame."""
         stream = self._out()
         for record in faces.records():
-            stream.write(_encodable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n")
+            stream.write(encodable(json.dumps(record, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 class CsvSink(_TextSink):
@@ -94,12 +96,12 @@ class CsvSink(_TextSink):
         rows = csv.writer(self._out(), lineterminator="\n")
         if self._labels is None:
             self._labels, self._smoothed = faces.labels, faces.smoothed_probs is not None
-            rows.writerow([_encodable(name) for name in csv_columns(faces.labels, smoothed=self._smoothed)])
+            rows.writerow([encodable(name) for name in csv_columns(faces.labels, smoothed=self._smoothed)])
         elif self._labels != faces.labels:
             raise ValueError(f"{faces.source}: labels {faces.labels} differ from the header's {self._labels}")
         elif self._smoothed != (faces.smoothed_probs is not None):
             raise ValueError(f"{faces.source}: smoothed probabilities are given for some frames and not for others")
-        rows.writerows(_csv_row(record, faces.labels) for record in faces.records())
+        rows.writerows([_cell(value) for value in flattened(record, faces.labels)] for record in faces.records())
 
 
 def csv_columns(labels: tuple[str, ...], *, smoothed: bool = False) -> list[str]:
@@ -119,21 +121,24 @@ def csv_columns(labels: tuple[str, ...], *, smoothed: bool = False) -> list[str]
     ]
 
 
-def _csv_row(record: dict[str, Any], labels: tuple[str, ...]) -> list[str]:
-    """Flatten one public record; what is None becomes an empty cell."""
+def flattened(record: dict[str, Any], labels: tuple[str, ...]) -> list[Any]:
+    """Return the values of one public record in the order of `csv_columns`; what is not known stays None.
+
+    Args:
+        record: as `Faces.records` gives it.
+        labels: the model's.
+    """
     box = record["box"] or {}
     landmarks = record["landmarks"] or {}
     probs = record["probs"] or {}
-    values = [
+    return [
         *(record[key] for key in ("schema_version", "source", "frame_index", "time_s", "track_id", "face")),
         *(box.get(key) for key in _BOX_KEYS),
         *(value for name in LANDMARKS for value in landmarks.get(name, (None, None))),
-        *(record[key] for key in ("detection_confidence", "label", "uncertain")),
-        ";".join(record["quality"]),
+        *(record[key] for key in ("detection_confidence", "label", "uncertain", "quality")),
         *(probs.get(label) for label in labels),
         *((record["smoothed_probs"] or {}).get(label) for label in labels if "smoothed_probs" in record),
     ]
-    return [_cell(value) for value in values]
 
 
 def _cell(value: Any) -> str:
@@ -141,9 +146,11 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return _encodable(str(value))
+    if isinstance(value, list):
+        return ";".join(value)
+    return encodable(str(value))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     r"""Spell bytes of a file name that are no UTF-8 as `\udcNN`, which in JSON is the escape of the same character."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -43,7 +43,10 @@ def test_both_files_agree() -> None:
     ("file", "requirements"),
     [
         ("base.txt", PROJECT["dependencies"]),
-        ("dev.txt", [line for extra in ("heic", "train", "export", "dev") for line in EXTRAS[extra]]),
+        (
+            "dev.txt",
+            [line for extra in ("heic", "parquet", "plots", "train", "export", "dev") for line in EXTRAS[extra]],
+        ),
     ],
 )
 def test_every_requirement_is_pinned_within_its_range(file: str, requirements: list[str]) -> None:

@@ -22,7 +22,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path 
 
 # Besides the standard library, each folder may import these packages and nothing else.
 THIRD_PARTY = {
-    "fer_app": {"PIL", "av", "cv2", "numpy", "onnxruntime", "pillow_heif", "rich", "typer"},
+    "fer_app": {"PIL", "av", "cv2", "matplotlib", "numpy", "onnxruntime", "pillow_heif", "pyarrow", "rich", "typer"},
     "models": {"numpy", "timm", "torch"},
     "training": {
         "PIL",
@@ -84,7 +84,7 @@ ROWS = (
         "smoothing",
         "video",
     },
-    {"alignment", "classifier", "detection", "quality", "tracking"},
+    {"alignment", "classifier", "detection", "parquet_sink", "quality", "tracking"},
     {"model_choice"},
     {"recognizer"},
     {"video_faces"},
@@ -265,7 +265,12 @@ def test_linter_bans_every_part_of_fer_app_in_models_but_the_errors() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("fer_app", ["heic"]), ("models", ["train"]), ("training", ["train"]), ("export", ["train", "export"])],
+    [
+        ("fer_app", ["heic", "parquet", "plots"]),
+        ("models", ["train"]),
+        ("training", ["train"]),
+        ("export", ["train", "export"]),
+    ],
 )
 def test_what_a_folder_imports_is_declared(folder: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -26,6 +26,11 @@ def annotate(
     no_video: Annotated[bool, typer.Option("--no-video", help="Write rows and the summary alone.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Make the faces unrecognisable in the video.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Also write the rows as JSON Lines.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write the rows as Parquet.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Also plot the expressions over time.")] = False,
+    storyboard: Annotated[
+        bool, typer.Option("--storyboard", help="Also make a sheet of the clearest moment of each expression.")
+    ] = False,
     every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Take each N-th frame.")] = 1,
     fps: Annotated[
         float | None, typer.Option("--fps", metavar="F", help="Take at most so many frames a second.")
@@ -66,8 +71,10 @@ def annotate(
     from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
     from fer_app.stop_signals import StopSignals
-    from fer_app.video_faces import Settings, name_outputs
+    from fer_app.video_faces import Settings, Wanted, name_outputs
 
+    wanted = Wanted(video=not no_video, jsonl=jsonl, parquet=parquet, timeline=timeline, storyboard=storyboard)
+    wanted.check_installed()
     model_file = choose_model(model, precision=precision, device=device)
     settings = Settings(
         every=every,
@@ -79,7 +86,7 @@ def annotate(
         max_faces=max_faces,
         model_sha256=_sha256(model_file),
     )
-    named = list(zip(videos, name_outputs(videos, output, video=not no_video, jsonl=jsonl), strict=True))
+    named = list(zip(videos, name_outputs(videos, output, wanted), strict=True))
     _make_folder(output)
     if not (resume or overwrite):
         _refuse_overwriting([paths for _, paths in named])

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# One of the two names of ONNX Runtime is installed; the last four come with extras.
+# One of the two names of ONNX Runtime is installed; the rest comes with extras.
 _PACKAGES = ("onnxruntime-gpu", "onnxruntime", "numpy", "opencv-python", "opencv-python-headless", "pillow")
-_OPTIONAL = {"pillow-heif": "heic", "torch": "train", "timm": "train", "onnx": "export"}
+_OPTIONAL = {
+    "pillow-heif": "heic",
+    "pyarrow": "parquet",
+    "matplotlib": "plots",
+    "torch": "train",
+    "timm": "train",
+    "onnx": "export",
+}
 
 
 def doctor(

@@ -5,46 +5,91 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import IO, Any, Self
 
 from fer_app.errors import InputError
+from fer_app.parquet_sink import ParquetSink, import_pyarrow
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink, JsonLinesSink
 from fer_app.video import partial_path
+from fer_app.video_faces.timeline_plot import import_matplotlib
 
 # A killed run loses the rows of so many seconds at most.
 _FLUSH_S = 1.0
 
 
-class OutputPaths:
-    """The files of one video: `NAME.csv`, `NAME.json` and, when asked for, `NAME.mp4` and `NAME.jsonl`.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is written for each video beside its CSV and its summary.
 
     Attributes:
-        rows: one file for each format of rows.
-        summary: NAME.json.
-        video: NAME.mp4; None when no video is written.
+        video: the video with the faces drawn in.
+        jsonl: the rows as JSON Lines.
+        parquet: the rows as Parquet.
+        timeline: the plot of the expressions over time.
+        storyboard: the sheet of the clearest moments.
     """
 
-    def __init__(self, folder: Path, name: str, *, video: bool, jsonl: bool) -> None:
+    video: bool = True
+    jsonl: bool = False
+    parquet: bool = False
+    timeline: bool = False
+    storyboard: bool = False
+
+    def check_installed(self) -> None:
+        """Say now, and not after an hour of video, that something is missing.
+
+        Raises:
+            MissingExtraError: a package that comes with an extra is not installed.
+        """
+        if self.parquet:
+            import_pyarrow()
+        if self.timeline:
+            import_matplotlib()
+
+
+EVERYTHING = Wanted(jsonl=True, parquet=True, timeline=True, storyboard=True)
+
+
+class OutputPaths:
+    """The files of one video: `NAME.csv`, `NAME.json`, and `NAME` with another ending for whatever else is wanted.
+
+    Attributes:
+        rows: one file for each format of rows, NAME.csv first.
+        summary: NAME.json.
+        video: NAME.mp4; None when no video is written.
+        timeline: NAME.timeline.png, or None.
+        storyboard: NAME.storyboard.jpg, or None.
+    """
+
+    def __init__(self, folder: Path, name: str, wanted: Wanted) -> None:
         """Name the files; none is touched.
 
         Args:
             folder: where they go.
             name: without a suffix.
-            video: whether a video is written.
-            jsonl: whether JSON Lines are.
+            wanted: which of them are written.
         """
+
+        def path(suffix: str, is_wanted: bool = True) -> Path | None:
+            return folder / f"{name}{suffix}" if is_wanted else None
+
         self.summary = folder / f"{name}.json"
-        self.rows = [folder / f"{name}.csv"] + ([folder / f"{name}.jsonl"] if jsonl else [])
-        self.video = folder / f"{name}.mp4" if video else None
+        rows = [path(".csv"), path(".jsonl", wanted.jsonl), path(".parquet", wanted.parquet)]
+        self.rows = [file for file in rows if file]
+        self.video = path(".mp4", wanted.video)
+        self.timeline = path(".timeline.png", wanted.timeline)
+        self.storyboard = path(".storyboard.jpg", wanted.storyboard)
 
     @property
     def finished(self) -> list[Path]:
         """The files of a run that ended."""
-        return [*([self.video] if self.video else []), *self.rows, self.summary]
+        pictures = [path for path in (self.timeline, self.storyboard) if path]
+        return [*([self.video] if self.video else []), *self.rows, *pictures, self.summary]
 
     @property
     def unfinished(self) -> list[Path]:
@@ -57,7 +102,7 @@ def partial_rows(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def name_outputs(sources: Iterable[str], folder: Path, *, video: bool, jsonl: bool) -> list[OutputPaths]:
+def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[OutputPaths]:
     """Give every video files of its own: `clip.csv` for `clip.mov`, `clip_2.csv` for another `clip`.
 
     The same videos in the same order have the same names each time. No name is that of one of the videos.
@@ -65,8 +110,7 @@ def name_outputs(sources: Iterable[str], folder: Path, *, video: bool, jsonl: bo
     Args:
         sources: the videos.
         folder: where the files go.
-        video: whether videos are written.
-        jsonl: whether JSON Lines are.
+        wanted: which files each video gets.
     """
     sources = list(sources)
     taken = {_folded(Path(source)) for source in sources}
@@ -74,9 +118,9 @@ def name_outputs(sources: Iterable[str], folder: Path, *, video: bool, jsonl: bo
     for source in sources:
         for number in itertools.count(1):
             name = Path(source).stem + ("" if number == 1 else f"_{number}")
-            paths = OutputPaths(folder, name, video=video, jsonl=jsonl)
+            paths = OutputPaths(folder, name, wanted)
             # Whatever is written this time: `clip_2` must not become `clip` because no video is asked for.
-            own = {_folded(path) for path in OutputPaths(folder, name, video=True, jsonl=True).finished}
+            own = {_folded(path) for path in OutputPaths(folder, name, EVERYTHING).finished}
             if not own & taken:
                 break
         taken |= own
@@ -94,8 +138,8 @@ class RowFiles:
             paths: of the video.
         """
         self._paths = paths.rows
-        self._files: list[TextIO] = []
-        self._sinks: list[CsvSink | JsonLinesSink] = []
+        self._files: list[IO[Any]] = []
+        self._sinks: list[CsvSink | JsonLinesSink | ParquetSink] = []
         self._flushed_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -103,14 +147,21 @@ class RowFiles:
 
         Raises:
             InputError: one cannot be made.
+            MissingExtraError: Parquet is wanted, and pyarrow is not installed.
         """
         for path in self._paths:
             with writing_to(path):
-                # Without translation: the line ends are part of the format, on every system.
-                file = partial_rows(path).open("w", encoding="utf-8", newline="")
-            self._files.append(file)
-            self._sinks.append((JsonLinesSink if path.suffix == ".jsonl" else CsvSink)(file).__enter__())
+                if path.suffix == ".parquet":
+                    self._open(ParquetSink, partial_rows(path).open("wb"))
+                else:
+                    # Without translation: the line ends are part of the format, on every system.
+                    file = partial_rows(path).open("w", encoding="utf-8", newline="")
+                    self._open(JsonLinesSink if path.suffix == ".jsonl" else CsvSink, file)
         return self
+
+    def _open(self, sink: Callable[[Any], CsvSink | JsonLinesSink | ParquetSink], file: IO[Any]) -> None:
+        self._files.append(file)
+        self._sinks.append(sink(file).__enter__())
 
     def write(self, faces: Faces) -> None:
         """Write the faces of one frame.
@@ -137,8 +188,10 @@ class RowFiles:
         with contextlib.ExitStack() as ending:
             if kind is not None:
                 ending.enter_context(contextlib.suppress(InputError))
-            for path, file in zip(self._paths, self._files, strict=True):
+            for path, file, sink in zip(self._paths, self._files, self._sinks, strict=True):
                 with writing_to(path):
+                    # However this ends, what was written is whole: Parquet needs its last part.
+                    sink.__exit__(None, None, None)
                     file.close()
                     partial_rows(path).replace(path)
 

@@ -18,6 +18,7 @@ from fer_app.video import VideoFrame, VideoInfo, VideoReader, VideoWriter
 from fer_app.video.pipeline import Pipeline
 from fer_app.video_faces.finders import FaceFinder, choose_finder
 from fer_app.video_faces.outputs import OutputPaths, RowFiles
+from fer_app.video_faces.pictures import SummaryPictures
 from fer_app.video_faces.stages import (
     DrawnFaces,
     classify_faces,
@@ -102,12 +103,18 @@ def annotate_video(
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
         paths.summary.unlink(missing_ok=True)
         finder = finder or choose_finder(recognizer, settings.search_every)
-        run = _Run(recognizer, source, reader, finder, FaceTally(recognizer.classifier.contract.labels))
+        contract = recognizer.classifier.contract
+        pictures = SummaryPictures(paths, source, contract.labels, contract.uncertain_below, blur=settings.blur)
+        run = _Run(recognizer, source, reader, finder, FaceTally(contract.labels), pictures)
         try:
             with RowFiles(paths) as rows, _video_file(paths, reader, source) as writer:
                 problem = run.write(rows, writer, settings, stop, on_frame)
+            pictures.write(reader.end_s)
         except BaseException as error:
             reason = str(error) if isinstance(error, FerError) else f"stopped by {type(error).__name__}"
+            if isinstance(error, FerError) and run.tally.frames:
+                with contextlib.suppress(FerError):
+                    pictures.write(reader.end_s)
             with contextlib.suppress(FerError):
                 write_summary(paths.summary, run.summary(settings, paths, writer=None, problem=reason))
             raise
@@ -125,6 +132,7 @@ class _Run:
     reader: VideoReader
     finder: FaceFinder
     tally: FaceTally
+    pictures: SummaryPictures
 
     def write(
         self,
@@ -153,6 +161,7 @@ class _Run:
                         writer.write(one.frame, one.picture)
                     rows.write(one.faces)
                     self.tally.add(one.faces)
+                    self.pictures.add(one)
                     on_frame(self.reader.info, one.faces)
             except VideoDecodeError as error:
                 damage = str(error)

@@ -44,11 +44,13 @@ class DrawnFaces(NamedTuple):
         frame: the frame.
         faces: as in `ReadFaces`.
         picture: uint8, (H, W, 3), RGB, with the faces drawn in; None when nothing is drawn.
+        unseen: as in `FoundFaces`.
     """
 
     frame: VideoFrame
     faces: Faces
     picture: npt.NDArray[np.uint8] | None
+    unseen: npt.NDArray[np.float32]
 
 
 def in_batches(frames: Iterable[VideoFrame], stop: Callable[[], bool]) -> Iterator[list[VideoFrame]]:
@@ -125,13 +127,13 @@ def draw_pictures(
         blur: make the faces unrecognisable first.
     """
     for batch in batches:
-        yield [DrawnFaces(read.frame, read.faces, _picture(read, uncertain_below, blur)) for read in batch]
+        yield [DrawnFaces(read.frame, read.faces, _picture(read, uncertain_below, blur), read.unseen) for read in batch]
 
 
 def without_pictures(batches: Iterable[Sequence[ReadFaces]]) -> Iterator[list[DrawnFaces]]:
     """Draw nothing."""
     for batch in batches:
-        yield [DrawnFaces(read.frame, read.faces, None) for read in batch]
+        yield [DrawnFaces(read.frame, read.faces, None, read.unseen) for read in batch]
 
 
 def _picture(read: ReadFaces, uncertain_below: float, blur: bool) -> npt.NDArray[np.uint8]:

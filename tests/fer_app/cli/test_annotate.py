@@ -11,6 +11,7 @@ import time
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from tests.fer_app.video.conftest import make_clip
 from typer.testing import CliRunner
 
@@ -209,6 +210,97 @@ def test_resume_after_a_kill(tiny_model, tmp_path, astronaut):
     assert resumed.exit_code == 0, resumed.stderr
     assert sorted(path.name for path in out.iterdir()) == ["long.csv", "long.json", "long.mp4"]
     assert len(rows(out / "long.csv")) == 100
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "extra"), [("--parquet", "pyarrow", "parquet"), ("--timeline", "matplotlib", "plots")]
+)
+def test_a_missing_extra_is_told_before_anything_is_done(option, module, extra, annotate, clips, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    error = annotate(clips[0], option, status=1).stderr
+    assert error.count("\n") == 1
+    assert f'pip install "fer-mimic[{extra}]"' in error
+    assert not (tmp_path / "out").exists()
+    annotate(clips[0], "--storyboard", "--no-video")
+
+
+def test_a_storyboard_takes_part_in_resume_and_overwrite(annotate, clips, tmp_path):
+    good, out = clips[0], tmp_path / "out"
+    annotate(good, "--no-video", "--storyboard")
+    assert sorted(path.name for path in out.iterdir()) == ["good.csv", "good.json", "good.storyboard.jpg"]
+    assert annotate(good, "--no-video", "--storyboard", "--resume").stdout.splitlines()[1].endswith("complete before")
+    assert "another files" in annotate(good, "--no-video", "--resume", status=1).stderr
+    (out / "good.storyboard.jpg").unlink()
+    annotate(good, "--no-video", "--storyboard", "--resume")
+    for name in ("good.csv", "good.json"):
+        (out / name).unlink()
+    assert "good.storyboard.jpg: there already" in annotate(good, "--no-video", "--storyboard", status=1).stderr
+    annotate(good, "--no-video", "--storyboard", "--overwrite")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_a_killed_run_leaves_parquet_without_its_end_and_resume_makes_it_again(tiny_model, tmp_path, astronaut):
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow comes with the extra [parquet]")
+    pictures = [astronaut[:300, 80:380]] * 900
+    clip = make_clip(tmp_path / "long.mp4", times=range(900), size=(300, 300), pictures=pictures)
+    out = tmp_path / "out"
+    fixed = ["-o", str(out), "--model", str(tiny_model), "--device", "cpu", "--no-video", "--parquet", "--storyboard"]
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "annotate", str(clip), *fixed]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    partial = out / "long.partial.csv"
+    until = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert sorted(path.name for path in out.iterdir()) == ["long.partial.csv", "long.partial.parquet"]
+    with pytest.raises(Exception, match="Parquet"):
+        pq.read_table(out / "long.partial.parquet")
+    resumed = RUNNER.invoke(app, ["annotate", str(clip), *fixed, "--resume", "--every", "90"])
+    assert resumed.exit_code == 0, resumed.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        "long.csv",
+        "long.json",
+        "long.parquet",
+        "long.storyboard.jpg",
+    ]
+    frames = pq.read_table(out / "long.parquet")["frame_index"].to_pylist()
+    assert frames == [int(row["frame_index"]) for row in rows(out / "long.csv")] == list(range(0, 900, 90))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_a_signal_leaves_readable_parquet_and_pictures(tiny_model, tmp_path, astronaut):
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow comes with the extra [parquet]")
+    pytest.importorskip("matplotlib", reason="matplotlib comes with the extra [plots]")
+    pictures = [astronaut[:300, 80:380]] * 1500
+    clip = make_clip(tmp_path / "long.mp4", times=range(1500), size=(300, 300), pictures=pictures)
+    out = tmp_path / "out"
+    fixed = ["-o", str(out), "--model", str(tiny_model), "--device", "cpu", "--no-video"]
+    options = ["--parquet", "--timeline", "--storyboard"]
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "annotate", str(clip), *fixed, *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not ((out / "long.partial.csv").exists() and (out / "long.partial.csv").stat().st_size):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    names = ["long.csv", "long.json", "long.parquet", "long.storyboard.jpg", "long.timeline.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert 0 < pq.read_table(out / "long.parquet").num_rows == len(rows(out / "long.csv")) < 1500
+    for name in names[3:]:
+        with Image.open(out / name) as picture:
+            picture.load()
 
 
 def test_progress_goes_to_the_log_now_and_then(annotate, clips, monkeypatch):

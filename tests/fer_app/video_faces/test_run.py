@@ -15,7 +15,7 @@ from tests.fer_app.video.conftest import make_clip
 from fer_app.errors import ModelError, VideoOpenError
 from fer_app.recognizer import Recognizer
 from fer_app.video import VideoFrame, VideoReader
-from fer_app.video_faces import OutputPaths, Settings, annotate_video, read_summary
+from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video, read_summary
 from fer_app.video_faces.finders import EveryFrameFinder, FoundFaces
 from fer_app.video_faces.outputs import name_outputs
 
@@ -50,7 +50,7 @@ def clip(tmp_path: Path, astronaut: np.ndarray) -> Path:
 def outputs(clip: Path, *, video: bool = True, jsonl: bool = True) -> OutputPaths:
     folder = clip.parent / "out"
     folder.mkdir(exist_ok=True)
-    return OutputPaths(folder, "clip", video=video, jsonl=jsonl)
+    return OutputPaths(folder, "clip", Wanted(video=video, jsonl=jsonl))
 
 
 def rows_of(paths: OutputPaths) -> list[dict[str, str]]:
@@ -257,7 +257,7 @@ def test_frames_are_searched_in_order_through_any_finder(recognizer: Recognizer,
 
 def test_names_are_distinct_and_never_a_source(tmp_path: Path) -> None:
     def names(sources: list[str], **what: Any) -> list[str]:
-        return [paths.summary.stem for paths in name_outputs(sources, tmp_path, video=False, jsonl=False)]
+        return [paths.summary.stem for paths in name_outputs(sources, tmp_path, Wanted(video=False))]
 
     assert names(["a/clip.mp4", "b/clip.mov", "c/CLIP.avi", "d/other.mp4"]) == ["clip", "clip_2", "CLIP_3", "other"]
     assert names([str(tmp_path / "clip.mp4")]) == ["clip_2"]
