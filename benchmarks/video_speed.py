@@ -38,7 +38,7 @@ from annotate_speed import make_clip
 from package_fer_video import peak_mb
 
 from fer_app.video import VideoInfo, VideoReader
-from fer_app.video_faces import Settings, annotate_video, name_outputs
+from fer_app.video_faces import Settings, Wanted, annotate_video, name_outputs
 
 RIVAL = Path(__file__).with_name("package_fer_video.py")
 
@@ -123,8 +123,8 @@ def serve(clip: str, folder: Path, threads: int, *, video: bool, settings: Setti
     recognizer = Recognizer(
         device="cpu", min_face_px=settings.min_face_px, max_faces=settings.max_faces, threads=threads
     )
-    (paths,) = name_outputs([clip], folder, video=video, jsonl=False)
-    (unseen,) = name_outputs([clip], folder, video=False, jsonl=False)
+    (paths,) = name_outputs([clip], folder, Wanted(video=video))
+    (unseen,) = name_outputs([clip], folder, Wanted(video=False))
     seen = False
 
     def tell(*_: VideoInfo | object) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.fer_app.video.conftest import make_clip
 
 from fer_app.recognizer import Recognizer
-from fer_app.video_faces import OutputPaths, Settings, annotate_video
+from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video
 
 UInt8 = npt.NDArray[np.uint8]
 # 29.97 frames a second.
@@ -76,7 +76,7 @@ def annotated(recognizer: Recognizer, tmp_path: Path) -> Callable[..., dict[int,
         times = [i * NTSC.numerator for i in range(len(pictures))]
         what = {"times": times, "time_base": Fraction(1, NTSC.denominator), "size": (width, height)} | what
         clip = make_clip(tmp_path / "clip.mp4", pictures=pictures, **what)
-        paths = OutputPaths(tmp_path, "out", video=True, jsonl=False)
+        paths = OutputPaths(tmp_path, "out", Wanted())
         summary = annotate_video(recognizer, str(clip), paths, Settings(detect_every=detect_every))
         assert summary["complete"]
         assert summary["frames"] == len(pictures)
