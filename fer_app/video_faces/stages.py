@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fer_app.annotate import draw_faces
 from fer_app.anonymise import anonymised
+from fer_app.label_layout import SteadyLooks
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.smoothing import TrackSmoother
@@ -126,8 +127,12 @@ def draw_pictures(
         uncertain_below: the model's threshold.
         blur: make the faces unrecognisable first.
     """
+    steady = SteadyLooks()
     for batch in batches:
-        yield [DrawnFaces(read.frame, read.faces, _picture(read, uncertain_below, blur), read.unseen) for read in batch]
+        yield [
+            DrawnFaces(read.frame, read.faces, _picture(read, uncertain_below, blur, steady), read.unseen)
+            for read in batch
+        ]
 
 
 def without_pictures(batches: Iterable[Sequence[ReadFaces]]) -> Iterator[list[DrawnFaces]]:
@@ -136,11 +141,11 @@ def without_pictures(batches: Iterable[Sequence[ReadFaces]]) -> Iterator[list[Dr
         yield [DrawnFaces(read.frame, read.faces, None, read.unseen) for read in batch]
 
 
-def _picture(read: ReadFaces, uncertain_below: float, blur: bool) -> npt.NDArray[np.uint8]:
+def _picture(read: ReadFaces, uncertain_below: float, blur: bool, steady: SteadyLooks) -> npt.NDArray[np.uint8]:
     image, faces = read.frame.image, read.faces
     if blur:
         image = anonymised(image, np.concatenate([faces.detections.boxes, read.unseen]))
     if faces.smoothed_probs is not None:
         probs = faces.smoothed_probs
         faces = dataclasses.replace(faces, probs=probs, uncertain=probs.max(axis=1, initial=0.0) < uncertain_below)
-    return draw_faces(image, faces)
+    return draw_faces(image, faces, steady)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fer_app import annotate
 from fer_app.annotate import draw_faces, label_colour
+from fer_app.label_layout import SteadyLooks, lay_out
 from fer_app.labels import LABELS
 from fer_app.results import NO_TRACK, Detections, Faces
 
@@ -285,3 +286,62 @@ def test_other_labels_and_a_view_as_picture(recorder: Recorder) -> None:
 def test_another_picture_is_refused(image: Any) -> None:
     with pytest.raises(ValueError, match=r"image must be uint8 of shape \(480, 640, 3\)"):
         draw_faces(image, faces(gray(480, 640), []))
+
+
+def looks_of(boxes: list[tuple[float, float, float, float]], steady: SteadyLooks | None) -> list[tuple[int, int]]:
+    """Size and place of the label of one tracked face in successive frames of 640 x 360 px."""
+    found = []
+    for box in boxes:
+        look = lay_out(faces(gray(360, 640), box, track_ids=np.array([1])), steady)[0]
+        assert look.chip is not None
+        found.append((look.chip.font_px, look.chip.place))
+    return found
+
+
+def changes(values: list[tuple[int, int]]) -> int:
+    return sum(a != b for a, b in itertools.pairwise(values))
+
+
+def test_a_box_that_trembles_leaves_its_label_as_it_is() -> None:
+    """Its upper edge is now and then too high for a label above it, and its size at the edge of another font's."""
+    random = np.random.default_rng(0)
+    boxes = [(200 + dx, 18 + dy, 300 + dx, 118 + 1.04 * dy) for dx, dy in random.normal(0, 4, (60, 2))]
+    assert changes(looks_of(boxes, None)) > 20
+    assert changes(looks_of(boxes, SteadyLooks())) <= 2
+
+
+def test_a_face_that_comes_nearer_has_larger_text_all_the_same() -> None:
+    boxes = [(50.0, 100.0, 120.0 + 2 * i, 170.0 + 2 * i) for i in range(60)]
+    steady = [size for size, _ in looks_of(boxes, SteadyLooks())]
+    anew = [size for size, _ in looks_of(boxes, None)]
+    assert steady == sorted(steady)
+    assert max(abs(a - b) for a, b in zip(steady, anew, strict=True)) <= 2
+    assert steady[-1] > steady[0]
+
+
+def test_a_label_that_leaves_the_picture_goes_to_the_other_side() -> None:
+    boxes = [(200.0, 60.0 - 2 * i, 300.0, 160.0 - 2 * i) for i in range(30)]
+    places = [place for _, place in looks_of(boxes, SteadyLooks())]
+    assert places[0] == 0
+    assert places[-1] == 2
+    assert places == sorted(places)
+
+
+def test_another_face_in_the_same_place_is_laid_out_anew() -> None:
+    steady = SteadyLooks()
+    below = faces(gray(360, 640), (200, 0, 300, 100), track_ids=np.array([1]))
+    higher = {"box": (200, 40, 300, 140), "image": gray(360, 640)}
+    assert [look.chip.place for look in lay_out(below, steady).values() if look.chip] == [2]
+    for track, place in ((1, 2), (2, 0)):
+        chip = lay_out(faces(higher["image"], higher["box"], track_ids=np.array([track])), steady)[0].chip
+        assert chip is not None
+        assert chip.place == place
+
+
+def test_faces_without_a_track_are_laid_out_anew() -> None:
+    steady = SteadyLooks()
+    lay_out(faces(gray(360, 640), (200, 0, 300, 100), track_ids=np.array([NO_TRACK])), steady)
+    chip = lay_out(faces(gray(360, 640), (200, 40, 300, 140), track_ids=np.array([NO_TRACK])), steady)[0].chip
+    assert chip is not None
+    assert chip.place == 0
+    assert lay_out(faces(gray(360, 640), (200, 40, 300, 140)), steady)[0].chip == chip
