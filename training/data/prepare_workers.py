@@ -22,6 +22,7 @@ from training.data.prepare_shard import Task, write_shard
 # Libraries read these once, when they are loaded: too late for a worker to set them itself.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S = 0.2
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequested(Exception):  # noqa: N818 - no error: it ends the work on a shard, which leaves no file
@@ -62,7 +63,8 @@ def run_tasks(
     )
     with _one_thread_each(), pool:
         try:
-            futures: set[Future[None]] = {pool.submit(_work, task) for task in tasks}
+            with _signals_held():  # the pool starts its processes here, and they inherit what is held back
+                futures: set[Future[None]] = {pool.submit(_work, task) for task in tasks}
             while futures:
                 finished, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
                 for future in finished:
@@ -112,6 +114,22 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: from this process until the block ends, from those that start in it for ever.
+
+    A process that is interrupted before it can ignore the signal, while it loads libraries, dies with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # What a worker process works with; set once, when it starts.
 _worker: Callable[[Task], None]
 
@@ -119,7 +137,7 @@ _worker: Callable[[Task], None]
 def _start_worker(settings: Settings, out: Path, reports: Path, stop: Any, done: Any) -> None:
     global _worker  # the pool gives its tasks no other place
     # The terminal sends Ctrl-C to all of its processes; the parent alone decides, and says so by the flag.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     cv2.setNumThreads(1)

@@ -71,6 +71,19 @@ def group_is_alive(group):
     return False
 
 
+def spawned(parent):
+    """How many workers of the process have been started, whether or not they can work yet."""
+    count = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            started = b"spawn_main" in (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        count += started and int(fields[1]) == parent
+    return count
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_killed_and_interrupted_runs_go_on_where_they_stopped(tmp_path, astronaut):
     source, out = write_photos(tmp_path / "many", astronaut, 24), tmp_path / "out"
@@ -118,6 +131,22 @@ def test_killed_and_interrupted_runs_go_on_where_they_stopped(tmp_path, astronau
     )
     assert files(out) == files(uninterrupted)
     assert "complete already" in run(*arguments, "--resume").stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_ctrl_c_while_workers_load_their_libraries_is_told_in_a_line(tmp_path, astronaut):
+    source, out = write_photos(tmp_path / "many", astronaut, 4), tmp_path / "out"
+    process = start(source, "-o", out, "--all-faces", "--img-size", 32, "--shard-size", 1, "--workers", 2)
+    end = time.monotonic() + 60
+    while spawned(process.pid) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in told
+    assert "Traceback" not in told
 
 
 def test_sigterm_ends_it_in_one_process_too(photos, tmp_path, monkeypatch):
