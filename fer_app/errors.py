@@ -20,6 +20,7 @@
     |- ProcessLostError                 another process of the run is gone
     |- ExportError
     |  |- ParityError                   the exported file does not compute what the checkpoint does
+    |  |- AccuracyLostError             the exported file scores worse than it may
     |- MissingExtraError                a command needs packages that the base install does not bring
 
 At the command line a `FerError` is one line on stderr and exit status 1, a `StoppedError` has a status of its own; a
@@ -147,6 +148,10 @@ class ExportError(FerError):
 
 class ParityError(ExportError):
     """An exported file whose outputs differ from the checkpoint's by more than the tolerance."""
+
+
+class AccuracyLostError(ExportError):
+    """An exported file whose accuracy is lower than the checkpoint's by more than it may be."""
 
 
 class MissingExtraError(FerError):

@@ -51,7 +51,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
-    bundle(checkpoint, "mine", mini_ferplus, tree, default=True)
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=False)
     onnx_file = tree / "fer_app/weights/mine.onnx"
     weights = tree / "training/weights/mine.safetensors"
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
@@ -60,6 +60,7 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     report = evaluate(served, load_ferplus(mini_ferplus, "valid"))
 
     assert entry["sha256"] == file_sha256(onnx_file)
+    assert "variant" not in entry
     assert entry["contract_sha256"] == served.contract.digest
     assert entry["metrics"]["ferplus_valid_accuracy"] == pytest.approx(report.accuracy, abs=1e-5)
     assert served.contract.metrics == entry["metrics"]
@@ -78,14 +79,29 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
 
 
 def test_manifest_keeps_the_rest_and_has_one_default(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
-    for _ in range(2):  # bundling again replaces
-        bundle(checkpoint, "mine", mini_ferplus, tree, default=True)
-    text = (tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8")
+    manifest_file = tree / "fer_app/weights/manifest.toml"
+    for int8 in (True, False):  # bundling again replaces
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=int8)
+        assert ("[[model.variant]]" in manifest_file.read_text(encoding="utf-8")) == int8
+    text = manifest_file.read_text(encoding="utf-8")
     manifest = tomllib.loads(text)
     assert text.startswith("# A comment that stays.")
     assert [model["name"] for model in manifest["model"]] == ["mine", "other"]
     assert [model.get("default", False) for model in manifest["model"]] == [True, False]
     assert [detector["name"] for detector in manifest["detector"]] == ["finder"]
+
+
+def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, most_lost=1.0)  # weights at random
+    eight = open_classifier(tree / "fer_app/weights/mine.int8.onnx")
+    manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
+    (variant,) = manifest["model"][0]["variant"]
+    assert variant["precision"] == eight.contract.precision == "int8"
+    assert variant["sha256"] == file_sha256(tree / "fer_app/weights/mine.int8.onnx")
+    assert variant["contract_sha256"] == eight.contract.digest
+    assert variant["metrics"] == eight.contract.metrics
+    card = (tree / "docs/models/mine.md").read_text(encoding="utf-8")
+    assert variant["sha256"] in card
 
 
 def test_a_card_without_marks_is_refused_before_anything_is_written(

@@ -5,18 +5,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from typer import Typer
-from typer.testing import CliRunner
 
 import export.onnx_export as module
-from export.cli import export
 from export.onnx_export import export_onnx
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import METADATA_KEY
-from fer_app.errors import CheckpointError, DatasetError, ExportError, ParityError
+from fer_app.errors import CheckpointError, ExportError, ParityError
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
-from tests.training.miniature import write_mini_ferplus, write_mini_folders
 from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.evaluation import TorchClassifier, load_classifier
 from training.recipe_files import load_recipe
@@ -115,56 +111,3 @@ def test_the_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="the checkpoint itself"):
         export_onnx(checkpoint, tmp_path / "." / "a.safetensors")
     assert checkpoint.read_bytes() == before
-
-
-@pytest.mark.parametrize("mistake", [["--split", "no"], ["--split", "test"], ["--data", "/nowhere"]])
-def test_a_mistake_about_the_data_leaves_no_file(tmp_path: Path, mistake: list[str]) -> None:
-    app = Typer()
-    app.command()(export)
-    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
-    data = write_mini_ferplus(tmp_path / "data", per_class=3)
-    arguments = [str(checkpoint), "-o", str(tmp_path / "a.onnx"), "--data", str(data), *mistake]
-    assert CliRunner().invoke(app, arguments).exit_code != 0
-    assert not (tmp_path / "a.onnx").exists()
-
-
-def test_command_reports_parity_and_accuracy(tmp_path: Path) -> None:
-    app = Typer()
-    app.command()(export)
-    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
-    data = write_mini_ferplus(tmp_path / "data", per_class=3)
-    result = CliRunner().invoke(app, [str(checkpoint), "-o", str(tmp_path / "a.onnx"), "--data", str(data)])
-    assert result.exit_code == 0, result.output
-    assert "parity, batch 17" in result.stdout
-    before, after = (line for line in result.stdout.splitlines() if "accuracy" in line)
-    assert before.split("accuracy")[1] == after.split("accuracy")[1]
-    assert after.endswith(", FERPlus valid, majority)")
-
-
-def test_command_scores_on_any_labelled_set(tmp_path: Path) -> None:
-    app = Typer()
-    app.command()(export)
-    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
-    data = write_mini_folders(tmp_path / "data", {"glad": "happiness", "happy": "happiness"}, 5)
-    arguments = [str(checkpoint), "-o", str(tmp_path / "a.onnx"), "--data", str(data)]
-    refused = CliRunner().invoke(app, arguments)
-    assert isinstance(refused.exception, DatasetError)
-    assert "glad" in str(refused.exception)
-    assert not (tmp_path / "a.onnx").exists()
-    (data / "glad").rename(data / "sad")
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    lines = [line for line in result.stdout.splitlines() if "accuracy" in line]
-    assert len(lines) == 2
-    assert all(line.endswith("(n = 2, folder a class valid)") for line in lines)
-
-
-def test_an_encoder_is_refused_before_its_data_is_read(tmp_path: Path) -> None:
-    app = Typer()
-    app.command()(export)
-    info = CheckpointInfo(kind="encoder", architecture={})
-    save_checkpoint(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, info)
-    arguments = [str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.onnx"), "--data", "/nowhere"]
-    refused = CliRunner().invoke(app, arguments)
-    assert isinstance(refused.exception, CheckpointError)
-    assert "encoder alone" in str(refused.exception)
