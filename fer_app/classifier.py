@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_app.contract import METADATA_KEY, Contract
-from fer_app.errors import InputError, ModelContractError
+from fer_app.errors import InputError, ModelContractError, ModelError
 from fer_app.preprocess import softmax, to_input
 from fer_app.session import Session, open_session
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
+# Further outputs that a file may have, and their axes; K is the number of labels, the others are any.
+FEATURES, EVIDENCE, ATTENTION = "features", "evidence", "attention"
+_FURTHER_OUTPUTS = {FEATURES: "batch D", EVIDENCE: "batch K h w", ATTENTION: "batch K h w"}
 Crops = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 
@@ -79,6 +82,11 @@ class OnnxClassifier:
         return self._session.device
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the network's outputs: `logits`, and which of `features`, `evidence` and `attention` it has."""
+        return self._session.output_names
+
+    @property
     def note(self) -> str:
         """Why `auto` did not take the accelerator that it saw; empty otherwise."""
         return self._session.note
@@ -96,15 +104,42 @@ class OnnxClassifier:
             InputError: the crops are not uint8 or have another shape.
             ModelError: the run failed on the device.
         """
-        chunks = [np.zeros((0, len(self._contract.labels)), np.float32)]
-        for start in range(0, len(crops), self._batch_size):
-            inputs = to_input(crops[start : start + self._batch_size], self._contract)
-            chunks += self._session.run({INPUT_NAME: inputs})
-        return np.concatenate(chunks)
+        return self._run(OUTPUT_NAME, crops)
 
     def probs(self, crops: Crops) -> NDArray[np.float32]:
         """Like `logits`, then softmax with the contract's temperature."""
         return softmax(self.logits(crops), self._contract.temperature)
+
+    def features(self, crops: Crops) -> NDArray[np.float32]:
+        """Return float32 (N, D), what the head sees of each crop; N may be 0.
+
+        Raises:
+            InputError, ModelError: as `logits`; ModelError too when the file has no such output.
+        """
+        return self._run(FEATURES, crops)
+
+    def evidence(self, crops: Crops) -> NDArray[np.float32]:
+        """Return what each patch says for each label: float32, (N, K, h, w); N may be 0.
+
+        Its mean over the patches is the logits, to rounding.
+
+        Raises:
+            InputError, ModelError: as `logits`; ModelError too when the file has no such output, as for networks that
+                classify by a class token.
+        """
+        return self._run(EVIDENCE, crops)
+
+    def _run(self, output: str, crops: Crops) -> NDArray[np.float32]:
+        if output not in self.outputs:
+            raise ModelError(f"{self._path} has no output {output!r}; its outputs are {', '.join(self.outputs)}")
+        if not len(crops):
+            sizes = self._session.output_shapes[self.outputs.index(output)][1:]
+            return np.zeros((0, *(size if isinstance(size, int) else 0 for size in sizes)), np.float32)
+        chunks = []
+        for start in range(0, len(crops), self._batch_size):
+            inputs = to_input(crops[start : start + self._batch_size], self._contract)
+            chunks += self._session.run({INPUT_NAME: inputs}, [output])
+        return np.concatenate(chunks)
 
 
 def read_contract(session: Session, name: str) -> Contract:
@@ -127,28 +162,33 @@ def read_contract(session: Session, name: str) -> Contract:
     except ModelContractError as error:
         raise ModelContractError(f"{name}: {error}") from error
     has = _signature(session)
-    side = contract.img_size
+    side, classes = contract.img_size, len(contract.labels)
     expected = (
-        f"{INPUT_NAME} tensor(float) (batch, {contract.in_chans}, {side}, {side}) -> "
-        f"{OUTPUT_NAME} (batch, {len(contract.labels)})"
+        f"{INPUT_NAME} tensor(float) (batch, {contract.in_chans}, {side}, {side}) -> {OUTPUT_NAME} (batch, {classes})"
     )
+    for further, sizes in zip(session.output_names[1:], session.output_shapes[1:], strict=True):
+        axes = _FURTHER_OUTPUTS.get(further, "").split()
+        if len(axes) == len(sizes):  # any other is written down, and is one too many
+            wanted = [classes if axis == "K" else size for axis, size in zip(axes, sizes, strict=True)]
+            expected += f", {further} {_shape(wanted)}"
     if has != expected:
         raise ModelContractError(f"{name}: the contract says {expected}, but the network is {has}")
     return contract
 
 
 def _signature(session: Session) -> str:
-    """Write the network's inputs and outputs in one line; the first axis reads `batch` when its size is free."""
-
-    def shape(sizes: tuple[int | str | None, ...]) -> str:
-        free_batch = ["batch" if i == 0 and not isinstance(size, int) else str(size) for i, size in enumerate(sizes)]
-        return f"({', '.join(free_batch)})"
-
+    """Write the network's inputs and outputs in one line."""
     inputs = [
-        f"{name} {kind} {shape(sizes)}"
+        f"{name} {kind} {_shape(sizes)}"
         for name, kind, sizes in zip(session.input_names, session.input_types, session.input_shapes, strict=True)
     ]
     outputs = [
-        f"{name} {shape(sizes)}" for name, sizes in zip(session.output_names, session.output_shapes, strict=True)
+        f"{name} {_shape(sizes)}" for name, sizes in zip(session.output_names, session.output_shapes, strict=True)
     ]
     return f"{', '.join(inputs)} -> {', '.join(outputs)}"
+
+
+def _shape(sizes: Sequence[int | str | None]) -> str:
+    """Write a shape; the first axis reads `batch` when its size is free."""
+    free_batch = ["batch" if i == 0 and not isinstance(size, int) else str(size) for i, size in enumerate(sizes)]
+    return f"({', '.join(free_batch)})"

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,14 +110,21 @@ class Session:
         self.output_shapes: tuple[tuple[int | str | None, ...], ...] = tuple(tuple(node.shape) for node in outputs)
         self.input_types: tuple[str, ...] = tuple(node.type for node in inputs)
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run the model; returns one array per output, in the order of `output_names`.
+    def run(self, feeds: dict[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Run the model.
+
+        Args:
+            feeds: one array an input.
+            outputs: names of those that are wanted; None for all of `output_names`.
+
+        Returns:
+            One array an output, in that order.
 
         Raises:
             ModelError: the run failed (a wrong shape or type, or no memory left on the device).
         """
         try:
-            results = self._session.run(None, feeds)
+            results = self._session.run(outputs, feeds)
         except Exception as error:
             if not _from_onnxruntime(error):
                 raise

@@ -69,11 +69,45 @@ class MimicClassifier(nn.Module):
         Returns:
             r: (B, D).
         """
-        tokens = self.encoder.forward_features(images)
+        return self._pooled(self.encoder.forward_features(images))
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
         if self.global_pool == "token":
             return tokens[:, 0]
         features: Tensor = self.fc_norm(tokens[:, self.encoder.num_prefix_tokens :].mean(dim=1))
         return features
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What `forward_outputs` returns: `logits`, `features` and, where patches are averaged, `evidence`."""
+        return ("logits", "features", "evidence") if self.global_pool == "avg" else ("logits", "features")
+
+    def forward_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return all that an exported network gives.
+
+        Args:
+            images: float, (B, in_chans, img_size, img_size), normalised.
+
+        Returns:
+            logits: (B, K).
+            features: (B, D), what the head sees.
+            evidence: (B, K, h, w), what each patch says for each class; with `global_pool="avg"` alone. The norm after
+                pooling is linear once the pooled vector's mean and deviation are given: each token is centred and
+                scaled with those, so that the mean over the patches is the logits.
+        """
+        tokens = self.encoder.forward_features(images)
+        features = self._pooled(tokens)
+        logits = self.head(features)
+        if self.global_pool == "token":
+            return logits, features
+        norm = self.fc_norm
+        assert isinstance(norm, nn.LayerNorm)
+        patches = tokens[:, self.encoder.num_prefix_tokens :]
+        pooled = patches.mean(dim=1, keepdim=True)
+        mean = pooled.mean(dim=-1, keepdim=True)
+        variance = (pooled - mean).square().mean(dim=-1, keepdim=True)
+        evidence = self.head((patches - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias)
+        return logits, features, evidence.mT.unflatten(-1, self.encoder.config.grid_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits: float32 also under autocast, (B, K)."""

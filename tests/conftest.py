@@ -55,6 +55,12 @@ def tiny_model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def explained_model() -> Path:
+    """The same that also gives `features` and `evidence`."""
+    return REPOSITORY / "tests" / "fer_app" / "data" / "tiny_explained.onnx"
+
+
+@pytest.fixture(scope="session")
 def ferplus_dir() -> Path:
     """The real FERPlus folder or archive named by FER_DATA; without it the test is skipped, visibly."""
     named = os.environ.get("FER_DATA")

@@ -241,8 +241,10 @@ def _groups(options: EvalOptions, reader: Reader, base: Path, names: tuple[str, 
 
 
 def _features_source(classifier: LogitsSource, model: Path) -> FeaturesSource:
-    if not isinstance(classifier, FeaturesSource):
-        raise InputError(f"{model} has no features for t-SNE: give the .safetensors checkpoint that it was made from")
+    if not (isinstance(classifier, FeaturesSource) and "features" in classifier.outputs):
+        raise InputError(
+            f"{model} has no features for t-SNE: export it again, or give the .safetensors checkpoint it was made from"
+        )
     return classifier
 
 

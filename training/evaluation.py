@@ -38,7 +38,10 @@ class LogitsSource(Protocol):
 
 @runtime_checkable
 class FeaturesSource(LogitsSource, Protocol):
-    """A classifier that also gives what its head sees; ONNX files hold no such output."""
+    """A classifier that also gives what its head sees, if `features` is among its outputs."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...  # noqa: D102 - their names
 
     def features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, D) features of uint8 (N, h, w) or (N, h, w, 3) RGB crops, N at least 1."""
@@ -46,6 +49,8 @@ class FeaturesSource(LogitsSource, Protocol):
 
 class TorchClassifier:
     """A checkpoint's classifier behind the same interface as the served one."""
+
+    outputs = ("logits", "features")
 
     def __init__(self, model: nn.Module, contract: Contract) -> None:
         self.model = model

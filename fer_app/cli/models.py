@@ -56,21 +56,40 @@ def _describe(entry: ModelEntry) -> dict[str, Any]:
         "card": entry.card,
         "sha256": entry.sha256,
         "contract_sha256": entry.contract_sha256,
+        "variants": [
+            {
+                "precision": other.precision,
+                "file": other.file,
+                "bytes": verify(other).stat().st_size,
+                "metrics": dict(other.metrics),
+                "sha256": other.sha256,
+                "contract_sha256": other.contract_sha256,
+            }
+            for other in entry.variants
+        ],
     }
 
 
 def _lines(model: dict[str, Any]) -> dict[str, str]:
-    shares = [f"{name.replace('_', ' ')} {100 * share:.2f}%" for name, share in model["metrics"].items()]
+    variants = {
+        f"in {other['precision']}": f"{other['file']}, {_size(other['bytes'])}; {_shares(other['metrics'])}"
+        for other in model["variants"]
+    }
     return {
         "file": f"{model['file']}, {_size(model['bytes'])}",
         "labels": " ".join(model["labels"]),
         "input": f"{model['img_size']} x {model['img_size']} px, {model['color_mode']}, crop {model['crop']}",
         "licence": model["license"],
-        "accuracy": ", ".join(shares),
+        "accuracy": _shares(model["metrics"]),
         "trained on": model["training_data"],
         "card": model["card"],
         "sha256": model["sha256"],
+        **variants,
     }
+
+
+def _shares(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {100 * share:.2f}%" for name, share in metrics.items())
 
 
 def _print(title: str, rows: dict[str, str]) -> None:

@@ -1,7 +1,8 @@
-"""Make tests/fer_app/data/tiny.onnx, a classifier whose answer can be worked out by hand.
+"""Make tests/fer_app/data/tiny.onnx, a classifier whose answer can be worked out by hand, and tiny_explained.onnx.
 
 The mean of each colour, normalised to -1..1, times 6 is a logit: red makes anger, green happiness, blue sadness; the
-other labels stay at 0. The file is kept because the tests that use it run without `onnx`.
+other labels stay at 0. The second one also gives `features`, the three means, and `evidence`, the same of each of
+4 x 4 patches. The files are kept because the tests that use them run without `onnx`.
 Run: python tests/export/make_tiny_model.py
 """
 
@@ -28,18 +29,31 @@ CONTRACT = Contract(
 )
 
 
-def make() -> onnx.ModelProto:
-    weight = np.zeros((3, len(LABELS)), np.float32)
+def make(*, explained: bool) -> onnx.ModelProto:
+    weight = np.zeros((len(LABELS), 3, 1, 1), np.float32)
     for channel, label in enumerate(("anger", "happiness", "sadness")):
-        weight[channel, LABELS.index(label)] = 6.0
+        weight[LABELS.index(label), channel] = 6.0
+    matrix = numpy_helper.from_array(weight[:, :, 0, 0].T.copy(), "weight")
     nodes = [
         helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["colours"]),
-        helper.make_node("MatMul", ["colours", "weight"], ["logits"]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+        helper.make_node("MatMul", ["features", "weight"], ["logits"]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])
-    graph = helper.make_graph(nodes, "tiny", [images], [logits], [numpy_helper.from_array(weight, "weight")])
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
+    constants = [matrix]
+    if explained:
+        side = SIZE // 4
+        nodes += [
+            helper.make_node("AveragePool", ["images"], ["patches"], kernel_shape=[4, 4], strides=[4, 4]),
+            helper.make_node("Conv", ["patches", "kernel"], ["evidence"]),
+        ]
+        constants.append(numpy_helper.from_array(weight, "kernel"))
+        outputs += [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("evidence", TensorProto.FLOAT, ["batch", len(LABELS), side, side]),
+        ]
+    graph = helper.make_graph(nodes, "tiny", [images], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     helper.set_model_props(model, {METADATA_KEY: CONTRACT.to_json()})
     onnx.checker.check_model(model, full_check=True)
@@ -47,7 +61,9 @@ def make() -> onnx.ModelProto:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).parents[1] / "fer_app" / "data" / "tiny.onnx"
-    target.parent.mkdir(exist_ok=True)
-    target.write_bytes(make().SerializeToString(deterministic=True))
-    print(f"{target}: {target.stat().st_size} bytes")  # noqa: T201 - a script that reports what it wrote
+    folder = Path(__file__).parents[1] / "fer_app" / "data"
+    folder.mkdir(exist_ok=True)
+    for name, explained in (("tiny", False), ("tiny_explained", True)):
+        target = folder / f"{name}.onnx"
+        target.write_bytes(make(explained=explained).SerializeToString(deterministic=True))
+        print(f"{target}: {target.stat().st_size} bytes")  # noqa: T201 - a script that reports what it wrote

@@ -41,12 +41,28 @@ def test_its_card_and_size(entry, repository: Path) -> None:
     assert entry.path.stat().st_size <= 25e6
 
 
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_its_other_arithmetics_are_of_the_same_network(entry, repository: Path) -> None:
+    served = open_classifier(entry.path)
+    crops = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
+    for variant in entry.variants:
+        other = open_classifier(variant.path)
+        assert other.contract.replace(precision="fp32", metrics={}) == served.contract.replace(metrics={})
+        assert other.outputs == served.outputs == ("logits", "features", "evidence")
+        assert np.corrcoef(other.logits(crops).ravel(), served.logits(crops).ravel())[0, 1] > 0.98
+        assert variant.path.stat().st_size < 0.6 * entry.path.stat().st_size
+        assert variant.sha256 in (repository / entry.card).read_text(encoding="utf-8")
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_its_figure_is_true(entry, ferplus_dir: Path) -> None:
     report = evaluate(open_classifier(entry.path), load_ferplus(locate([ferplus_dir]).need_ferplus(), "valid"))
     assert report.n == 3191
     assert report.accuracy == pytest.approx(entry.metrics["ferplus_valid_accuracy"], abs=1 / 3191)
+    for variant in entry.variants:
+        report = evaluate(open_classifier(variant.path), load_ferplus(locate([ferplus_dir]).need_ferplus(), "valid"))
+        assert report.accuracy == pytest.approx(variant.metrics["ferplus_valid_accuracy"], abs=3 / 3191)
 
 
 def test_training_starts_from_it(mini_ferplus: Path, tmp_path: Path) -> None:

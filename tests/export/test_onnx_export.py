@@ -64,6 +64,11 @@ def test_exported_file_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -
     expected = TorchClassifier(model, served.contract).logits(crops)
     assert np.ptp(expected, axis=0).max() > 1e-2  # the comparison below can fail
     assert np.abs(served.logits(crops) - expected).max() < 1e-4
+    assert served.outputs == model.output_names
+    assert np.abs(served.features(crops) - TorchClassifier(model, served.contract).features(crops)).max() < 1e-3
+    assert ("evidence" in served.outputs) == (overrides is not TOKEN)
+    if "evidence" in served.outputs:
+        assert np.abs(served.evidence(crops).mean(axis=(2, 3)) - served.logits(crops)).max() < 1e-5
 
 
 def test_metadata_and_dynamic_batch(tmp_path: Path) -> None:
@@ -85,6 +90,20 @@ def test_failing_parity_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> 
         export_onnx(checkpoint, tmp_path / "a.onnx", tolerance=0.0)
     assert (tmp_path / "a.onnx").read_bytes() == b"the one before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.safetensors"]
+
+
+def test_a_further_output_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    forward = MimicClassifier.forward_outputs
+
+    def moved(self, images):
+        logits, features, evidence = forward(self, images)
+        return logits, features, evidence if torch.compiler.is_exporting() else evidence + 0.2
+
+    monkeypatch.setattr(MimicClassifier, "forward_outputs", moved)
+    with pytest.raises(ParityError, match="evidence differs"):
+        export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_outputs_that_are_not_numbers_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

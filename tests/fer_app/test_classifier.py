@@ -99,3 +99,39 @@ def test_arguments(tiny_model):
         OnnxClassifier(tiny_model, batch_size=0)
     with pytest.raises(InputError, match="toaster"):
         OnnxClassifier(tiny_model, device="toaster")
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_what_the_head_sees_and_what_each_patch_says(explained_model, count):
+    explained = OnnxClassifier(explained_model, device="cpu", batch_size=4)
+    assert explained.outputs == ("logits", "features", "evidence")
+    crops = np.random.default_rng(count).integers(0, 256, (count, 16, 16, 3), np.uint8)
+    crops[:, :8, :8, 0] = 255  # one quarter of each picture is red
+    means = crops.mean(axis=(1, 2)) / 255 * 2 - 1
+    np.testing.assert_allclose(explained.features(crops), means, atol=1e-5)
+    evidence = explained.evidence(crops)
+    assert evidence.shape == (count, 8, 4, 4)
+    np.testing.assert_allclose(evidence.mean(axis=(2, 3)), explained.logits(crops), atol=1e-5)
+    np.testing.assert_allclose(evidence[:, ANGER, :2, :2], 6, atol=1e-5)
+    assert (evidence[:, ANGER, 2:, 2:] < 5).all()
+
+
+def test_a_file_without_further_outputs(classifier):
+    assert classifier.outputs == ("logits",)
+    crops = np.zeros((1, 16, 16, 3), np.uint8)
+    with pytest.raises(ModelError, match=r"tiny\.onnx has no output 'features'; its outputs are logits"):
+        classifier.features(crops)
+    with pytest.raises(ModelError, match="no output 'evidence'"):
+        classifier.evidence(crops)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"evidence", b"evidense", r"logits \(batch, 8\), features \(batch, 3\), but the network is .*evidense"),
+        (b', "contempt"]', b"            ]", r"evidence \(batch, 7, 4, 4\), but .*evidence \(batch, 8, 4, 4\)"),
+    ],
+)
+def test_further_outputs_that_do_not_fit_the_contract(explained_model, tmp_path, old, new, message):
+    with pytest.raises(ModelContractError, match=message):
+        OnnxClassifier(patched(explained_model, tmp_path, old, new), device="cpu")

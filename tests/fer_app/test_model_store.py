@@ -40,17 +40,23 @@ def weights(tmp_path, monkeypatch, tiny_model):
 
 
 def test_what_is_bundled_is_what_the_manifest_says():
-    for entry in (*bundled_models(), *bundled_detectors()):
+    variants = [other for entry in bundled_models() for other in entry.variants]
+    for entry in (*bundled_models(), *variants, *bundled_detectors()):
         assert hashlib.sha256(verify(entry).read_bytes()).hexdigest() == entry.sha256
         assert entry.license
     for model in bundled_models():
         assert OnnxClassifier(model.path, device="cpu").contract.digest == model.contract_sha256
         assert model.metrics
+    for variant in variants:
+        contract = OnnxClassifier(variant.path, device="cpu").contract
+        assert (contract.digest, contract.precision) == (variant.contract_sha256, variant.precision)
+        assert contract.metrics == variant.metrics
     assert {entry.name for entry in bundled_detectors()} == {"mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet"}
 
 
 def test_every_bundled_network_is_in_the_manifest():
-    listed = {entry.path for entry in (*bundled_models(), *bundled_detectors())}
+    variants = [other for entry in bundled_models() for other in entry.variants]
+    listed = {entry.path for entry in (*bundled_models(), *variants, *bundled_detectors())}
     assert set(model_store.WEIGHTS.rglob("*.onnx")) == listed
 
 

@@ -52,6 +52,39 @@ def test_token_takes_the_normalised_class_token():
     assert torch.equal(model.forward_features(images), model.encoder.forward_features(images)[:, 0])
 
 
+@pytest.mark.parametrize("config", [SMALL, HYBRID, dataclasses.replace(SMALL, class_token=False)])
+def test_evidence_of_the_patches_averages_to_the_logits(config):
+    model = make_classifier(config)
+    torch.nn.init.normal_(model.fc_norm.weight)
+    torch.nn.init.normal_(model.fc_norm.bias)
+    torch.nn.init.normal_(model.head.bias)
+    images = torch.randn(3, 1, 16, 16)
+    logits, features, evidence = model.forward_outputs(images)
+    assert model.output_names == ("logits", "features", "evidence")
+    torch.testing.assert_close(logits, model(images))
+    torch.testing.assert_close(features, model.forward_features(images))
+    assert evidence.shape == (3, 8, *config.grid_size)
+    torch.testing.assert_close(evidence.mean(dim=(2, 3)), logits, atol=1e-5, rtol=0)
+    assert evidence.std(dim=(2, 3)).min() > 0.01
+    # What one patch says, worked out by hand: the class token is no patch, and patches are numbered row by row.
+    tokens = model.encoder.encode(model.encoder.embed(images), norm=False)[:, model.encoder.num_prefix_tokens :]
+    pooled = tokens.mean(dim=1)
+    deviation = (pooled.var(dim=1, unbiased=False) + 1e-6).sqrt()
+    row, column = 1, config.grid_size[1] - 1
+    token = tokens[0, row * config.grid_size[1] + column]
+    said = model.head((token - pooled[0].mean()) / deviation[0] * model.fc_norm.weight + model.fc_norm.bias)
+    torch.testing.assert_close(evidence[0, :, row, column], said, atol=1e-4, rtol=1e-4)
+
+
+def test_a_class_token_has_no_evidence_of_patches():
+    model = make_classifier(global_pool="token")
+    images = torch.randn(2, 1, 16, 16)
+    logits, features = model.forward_outputs(images)
+    assert model.output_names == ("logits", "features")
+    torch.testing.assert_close(logits, model(images))
+    torch.testing.assert_close(features, model.forward_features(images))
+
+
 def test_heads_both_read_the_feature():
     model = make_classifier()
     images = torch.randn(3, 1, 16, 16)

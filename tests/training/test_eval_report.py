@@ -120,8 +120,8 @@ def test_features_are_what_the_head_sees(model: Path, mini_ferplus: Path) -> Non
     assert np.allclose(head(features).detach().numpy(), classifier.logits(crops), atol=1e-5)
 
 
-def test_an_onnx_file_has_no_features(tiny_model: Path, mini_ferplus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tiny\.onnx has no features for t-SNE: give the \.safetensors checkpoint"):
+def test_an_onnx_file_without_features(tiny_model: Path, mini_ferplus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tiny\.onnx has no features for t-SNE: export it again, or give the \.safe"):
         run(tiny_model, "--data", mini_ferplus, "--tsne", tmp_path / "tsne.png")
     (tmp_path / "tsne.png").write_bytes(b"of an earlier report")
     result = run(tiny_model, "--data", mini_ferplus, "--report", tmp_path)
