@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import typer
 from fer_app.cli.progress_line import ProgressLine
 from fer_app.video import VideoInfo, is_live, shown_name
 from fer_app.video_faces import LiveSource, Settings
+
+_LINES = 10
 
 
 def refuse_live_contradictions(videos: Sequence[str], *, duration: float | None, every: int, resume: bool) -> None:
@@ -50,7 +53,16 @@ def progress_of(video: str, settings: Settings) -> ProgressLine:
 class LiveProgress(ProgressLine):
     """Writes how much was recorded, frames a second, faces, and how far behind the camera the last row was."""
 
-    live: LiveSource | None = None
+    def __init__(self, name: str) -> None:
+        """Begin the clock.
+
+        Args:
+            name: of the camera or stream.
+        """
+        super().__init__(name)
+        self.live: LiveSource | None = None
+        # Frames a second are those of the last few lines: a mean over an outage says nothing of now.
+        self._written: deque[tuple[float, int]] = deque([(0.0, 0)], maxlen=_LINES)
 
     def tell_away(self, reason: str) -> None:
         """Say that the source went away."""
@@ -63,9 +75,12 @@ class LiveProgress(ProgressLine):
     def _text(self, info: VideoInfo, done: int, elapsed_s: float) -> str:
         del info, done
         seconds, lag_s = (int(self.live.clock_s), self.live.lag_s) if self.live is not None else (0, 0.0)
+        since_s, frames = self._written[0]
+        rate = (self._frames - frames) / (elapsed_s - since_s)
+        self._written.append((elapsed_s, self._frames))
         return (
             f"{self._name}: {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} recorded, "
-            f"{self._frames / elapsed_s:.1f} a second, {self._faces:,} faces, {lag_s:.2f} s behind"
+            f"{rate:.1f} a second, {self._faces:,} faces, {lag_s:.2f} s behind"
         )
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.fer_app.video.conftest import corners, draw, read_number
 
 from fer_app.errors import InputError, VideoOpenError
-from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live
+from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live, shown_name
 
 PERIOD_S = 0.02
 
@@ -79,6 +79,28 @@ def test_files_are_no_streams(source: str) -> None:
         open_live(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("0", "camera 0"),
+        ("/dev/video2", "camera 2"),
+        ("a/clip.mp4", "a/clip.mp4"),
+        ("rtsp://host:554/x", "rtsp://host:554/x"),
+        ("rtsp://user:secret@host/x", "rtsp://host/x"),
+        ("rtsp://user:sec@ret@host:554/x", "rtsp://host:554/x"),
+        ("rtsp://user:sec/ret@host/x", "rtsp://host/x"),
+        ("rtsp://user:sec?ret@host/x", "rtsp://host/x"),
+        ("rtsp://user:secret@[::1]:8554/x", "rtsp://[::1]:8554/x"),
+        ("http://host:80/@me/live", "http://host:80/@me/live"),
+        ("http://host/a?user=me&pwd=secret#secret", "http://host/a?..."),
+        ("rtsp://host/user=me&password=secret&channel=1/sub", "rtsp://host/user=...&password=...&channel=1/sub"),
+        ("rtsp://host/user=me_password=secret_channel=1", "rtsp://host/user=..."),
+    ],
+)
+def test_a_name_tells_no_secret(source: str, name: str) -> None:
+    assert shown_name(source) == name
+
+
 def test_pictures_arrive_upright_in_order_with_their_times(camera: Camera) -> None:
     with open_live(camera.url) as reader:
         frames = list(itertools.islice(reader, 5))
@@ -117,7 +139,9 @@ def test_a_slow_receiver_gets_the_newest_and_no_queue(camera: Camera) -> None:
 
 
 def test_it_comes_back_when_the_camera_does(camera: Camera) -> None:
-    with open_live(camera.url, timeout_s=2, longest_wait_s=0.6) as reader:
+    told: list[str | float] = []
+    with open_live(camera.url, timeout_s=2, longest_wait_s=0.6, on_away=told.append, on_back=told.append) as reader:
+        assert reader.away_s == 0
         assert reader.latest(5) is not None
         camera.die()
         while reader.connected:
@@ -134,6 +158,11 @@ def test_it_comes_back_when_the_camera_does(camera: Camera) -> None:
             assert frame is not None
             assert read_number(frame.image) >= 100
             assert (reader.connected, reader.reconnections) == (True, 1)
+            reason, away_s = told  # once each, however many attempts there were
+            assert isinstance(reason, str)
+            assert "127.0.0.1" not in reason
+            assert reader.away_s == away_s
+            assert 0.5 < float(away_s) < 10
         finally:
             again.die()
 
