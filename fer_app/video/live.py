@@ -92,6 +92,7 @@ class LiveReader:
         self._changed = threading.Condition()
         self._newest: tuple[Pending, int, int] | None = None
         self.arrived = 0
+        self._given = -1  # when the last one that was fetched had arrived
         self._away_s, self._away_since_s = 0.0, 0.0
         pictures = self._connect()
         try:
@@ -142,6 +143,7 @@ class LiveReader:
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None or self._stopping.is_set(), timeout_s)
             newest, self._newest = self._newest, None
+            self._given = self._given if newest is None else newest[2]
         if newest is None or self._stopping.is_set():
             return None
         pending, index, arrival = newest
@@ -170,7 +172,8 @@ class LiveReader:
     def _receive(self, pending: Pending) -> None:
         arrival = int(self.clock_s / _TIME_BASE)
         with self._changed:
-            self._newest = pending, self.arrived, arrival
+            # Several may come within one millisecond, after a pause of the network.
+            self._newest = pending, self.arrived, max(arrival, self._given + 1)
             self.arrived += 1
             self._changed.notify_all()
 

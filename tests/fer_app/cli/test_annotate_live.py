@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from tests.fer_app.video.conftest import make_clip
+from tests.fer_app.video.rtsp_server import RtspServer
 from tests.fer_app.video.streaming import JpegStream, StreamServer, TransportStream
 from tests.fer_app.video_faces.made_faces import made_faces, showing
 from typer.testing import CliRunner
@@ -162,6 +163,19 @@ def test_what_makes_no_sense_is_refused(arguments, said, tmp_path):
     assert said in result.stderr
     assert "secret" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_camera_that_speaks_rtsp_and_wants_a_login(annotate, face, tmp_path):
+    with RtspServer([face] * 20, 25, "user:secret") as server:
+        refused = annotate(f"rtsp://user:geheim@127.0.0.1:{server.port}/x", status=1).stderr
+        assert "cannot be reached: Server returned 401 Unauthorized" in refused
+        assert "geheim" not in refused
+        result = annotate(f"rtsp://user:secret@127.0.0.1:{server.port}/x", "--duration", "1")
+    summary = json.loads(only(tmp_path / "out", ".json").read_text())
+    assert (summary["source"], summary["complete"]) == (f"rtsp://127.0.0.1:{server.port}/x", True)
+    assert summary["frames"] == summary["faces"] == len(frames_of(only(tmp_path / "out", ".mp4"))) > 3
+    assert only(tmp_path / "out", ".csv").name.startswith(f"127.0.0.1-{server.port}-x 20")
+    assert "secret" not in result.stdout + result.stderr
 
 
 def test_nothing_there_is_told_without_the_password(annotate, camera, tmp_path):

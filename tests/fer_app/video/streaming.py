@@ -55,7 +55,7 @@ class StreamServer:
     """Sends the pieces of a stream, `fps` a second, again and again, to everybody who asks for anything."""
 
     def __init__(self, stream: JpegStream | TransportStream, fps: float, *, port: int = 0) -> None:
-        self.alive, self.asked = True, 0
+        self.alive, self.silent, self.asked = True, False, 0
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -71,6 +71,8 @@ class StreamServer:
                     except OSError:
                         break
                     sent += 1
+                    while server.silent and server.alive:
+                        time.sleep(0.02)
                     time.sleep(max(0.0, begin + sent / fps - time.monotonic()))
 
             def log_message(self, *_: object) -> None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from tests.fer_app.video.conftest import corners, draw, read_number
+from tests.fer_app.video.streaming import JpegStream, StreamServer
 
 from fer_app.errors import InputError, VideoOpenError
 from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live, shown_name
@@ -165,6 +166,21 @@ def test_it_comes_back_when_the_camera_does(camera: Camera) -> None:
             assert 0.5 < float(away_s) < 10
         finally:
             again.die()
+
+
+def test_a_source_that_falls_silent_is_asked_again() -> None:
+    told: list[str | float] = []
+    with StreamServer(JpegStream([draw(1)]), 50) as server:
+        with open_live(server.address(), timeout_s=0.5, on_away=told.append, on_back=told.append) as reader:
+            assert reader.latest(5) is not None
+            server.silent = True
+            deadline = time.monotonic() + 10
+            while len(told) < 2:
+                assert time.monotonic() < deadline, told
+                server.silent = not told  # once it is noticed, it sends again
+                time.sleep(0.02)
+            assert reader.latest(5) is not None
+        assert server.asked == 2
 
 
 def test_waits_grow_up_to_the_longest_and_start_again_after_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
