@@ -162,19 +162,15 @@ def _one(
     from fer_app.cli.live_input import opened, progress_of
     from fer_app.video_faces import annotate_video
 
+    def stop() -> bool:
+        return signals.received is not None
+
     progress = progress_of(video, settings)
     try:
         if resume and (done := _complete(video, paths, settings)):
             return done, "complete before"
-        with opened(video, settings, progress) as source:
-            summary = annotate_video(
-                recognizer,
-                source,
-                paths,
-                settings,
-                stop=lambda: signals.received is not None,
-                on_frame=progress.advance,
-            )
+        with opened(video, settings, progress, stop) as source:
+            summary = annotate_video(recognizer, source, paths, settings, stop=stop, on_frame=progress.advance)
     except FerError as error:
         progress.clear()
         typer.echo(f"fer: {error}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -85,11 +85,13 @@ class LiveProgress(ProgressLine):
 
 
 @contextlib.contextmanager
-def opened(video: str, settings: Settings, progress: ProgressLine) -> Iterator[str | LiveSource]:
+def opened(
+    video: str, settings: Settings, progress: ProgressLine, stop: Callable[[], bool]
+) -> Iterator[str | LiveSource]:
     """Connect to what is live, for as long as the block runs; a file stays its name.
 
     Raises:
-        VideoOpenError: nothing answers, or it sends no video.
+        VideoOpenError: nothing answers, or it sends no video, or `stop` said yes before it did.
     """
     if not isinstance(progress, LiveProgress):
         yield video
@@ -100,6 +102,7 @@ def opened(video: str, settings: Settings, progress: ProgressLine) -> Iterator[s
         duration_s=settings.duration_s,
         on_away=progress.tell_away,
         on_back=progress.tell_back,
+        stop=stop,
     ) as live:
         progress.live = live
         yield live

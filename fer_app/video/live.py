@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from fer_app.video.frame import VideoFrame, VideoInfo
 from fer_app.video.live_names import camera_number, is_live, shown_name
 
 _FIRST_WAIT_S = 0.5
+_POLL_S = 0.05
 # MP4 cannot show one picture for longer than 2^31 units, and an outage may last: so these are 24 days.
 _TIME_BASE = Fraction(1, 1000)
 
@@ -37,6 +40,7 @@ def open_live(
     longest_wait_s: float = 30,
     on_away: Callable[[str], None] = lambda _: None,
     on_back: Callable[[float], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> LiveReader:
     """Connect to a camera or stream and begin to receive.
 
@@ -48,14 +52,16 @@ def open_live(
             the one before.
         on_away: called, in the thread that receives, with the reason when the source goes away.
         on_back: likewise, with the seconds that it was away, when it sends pictures again.
+        stop: asked while the first picture is waited for; when it says yes, that is given up.
 
     Raises:
-        VideoOpenError: nothing answers, or it sends no video. Later interruptions raise nothing: they are retried.
+        VideoOpenError: nothing answers, or it sends no video, or `stop` said yes. Later interruptions raise nothing:
+            they are retried.
         InputError: the source is neither a camera nor a stream.
     """
     if not is_live(source):
         raise InputError(f"{source}: is no camera (0, /dev/video0) and no stream (rtsp://, http://); open it as a file")
-    return LiveReader(str(source), max_side_px, timeout_s, longest_wait_s, on_away, on_back)
+    return LiveReader(str(source), max_side_px, timeout_s, longest_wait_s, on_away, on_back, stop)
 
 
 class LiveReader:
@@ -83,6 +89,7 @@ class LiveReader:
         longest_wait_s: float,
         on_away: Callable[[str], None],
         on_back: Callable[[float], None],
+        stop: Callable[[], bool],
     ) -> None:
         self.name = shown_name(source)
         self.connected, self.reconnections, self.last_problem = True, 0, ""
@@ -94,11 +101,7 @@ class LiveReader:
         self.arrived = 0
         self._given = -1  # when the last one that was fetched had arrived
         self._away_s, self._away_since_s = 0.0, 0.0
-        pictures = self._connect()
-        try:
-            first = next(pictures)
-        except StopIteration:
-            raise VideoOpenError(f"{self.name}: answers, but sends no picture") from None
+        pictures, first = self._first_picture(stop)
         self.begun_at, self._begin = time.time(), time.monotonic()
         height, width, _ = first().shape
         self.info = VideoInfo(
@@ -204,6 +207,28 @@ class LiveReader:
         self._away_s += away_s
         self.connected, self.reconnections = True, self.reconnections + 1
         self._on_back(away_s)
+
+    def _first_picture(self, stop: Callable[[], bool]) -> tuple[Iterator[Pending], Pending]:
+        # In a thread that can be left alone: nothing interrupts a connection that is being made.
+        answer: queue.Queue[tuple[Iterator[Pending], Pending] | BaseException] = queue.Queue()
+
+        def connect() -> None:
+            pictures = self._connect()
+            try:
+                answer.put((pictures, next(pictures)))
+            except StopIteration:
+                answer.put(VideoOpenError(f"{self.name}: answers, but sends no picture"))
+            except BaseException as error:
+                answer.put(error)
+
+        threading.Thread(target=connect, name="fer-connect", daemon=True).start()
+        while not stop():
+            with contextlib.suppress(queue.Empty):
+                found = answer.get(timeout=_POLL_S)
+                if isinstance(found, BaseException):
+                    raise found
+                return found
+        raise VideoOpenError(f"{self.name}: stopped before it sent a picture")
 
     def _connect(self) -> Iterator[Pending]:
         number = camera_number(self._source)

@@ -45,6 +45,7 @@ class LiveSource:
         duration_s: float | None = None,
         on_away: Callable[[str], None] = lambda _: None,
         on_back: Callable[[float], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Connect.
 
@@ -54,11 +55,12 @@ class LiveSource:
             duration_s: end so many seconds after the first picture; None to go on until it should stop.
             on_away: as `open_live` takes it.
             on_back: likewise.
+            stop: likewise.
 
         Raises:
-            VideoOpenError: nothing answers, or it sends no video.
+            VideoOpenError: nothing answers, or it sends no video, or `stop` said yes.
         """
-        self._reader = open_live(address, on_away=on_away, on_back=on_back)
+        self._reader = open_live(address, on_away=on_away, on_back=on_back, stop=stop)
         self.name = self.title = self._reader.name
         self.info = self._reader.info
         self._fps = None if fps is None else Fraction(fps).limit_denominator(1_000_000)

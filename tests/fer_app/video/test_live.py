@@ -220,6 +220,15 @@ def test_nothing_there_is_an_error_at_once() -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_waiting_for_the_first_picture_can_be_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/video"
+        begin = time.monotonic()
+        with pytest.raises(VideoOpenError, match="stopped before it sent a picture"):
+            open_live(address, timeout_s=3, stop=lambda: time.monotonic() > begin + 0.3)
+        assert time.monotonic() < begin + 2
+
+
 def test_a_stream_without_pictures_is_an_error() -> None:
     camera = Camera(frames=0)
     try:
