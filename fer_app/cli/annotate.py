@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def annotate(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEOS", help="Video files: MP4, MOV, MKV, WebM, AVI, ...")],
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEOS",
+            help="Video files: MP4, MOV, MKV, WebM, AVI, ...; or a camera (0, /dev/video0) or stream (rtsp://, http://)",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")] = Path(
         "predictions"
     ),
@@ -34,6 +40,9 @@ def annotate(
     every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Take each N-th frame.")] = 1,
     fps: Annotated[
         float | None, typer.Option("--fps", metavar="F", help="Take at most so many frames a second.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", metavar="S", help="End so many seconds after the first frame.")
     ] = None,
     detect_every: Annotated[
         int | None,
@@ -68,9 +77,13 @@ def annotate(
     _refuse_contradictions(fps=fps, every=every, smooth=smooth, no_video=no_video, blur=blur)
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both", param_hint="--overwrite")
+    from fer_app.cli.live_input import refuse_live_contradictions
+
+    refuse_live_contradictions(videos, duration=duration, every=every, resume=resume)
     from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
     from fer_app.stop_signals import StopSignals
+    from fer_app.video import shown_name
     from fer_app.video_faces import Settings, Wanted, name_outputs
 
     wanted = Wanted(video=not no_video, jsonl=jsonl, parquet=parquet, timeline=timeline, storyboard=storyboard)
@@ -79,6 +92,7 @@ def annotate(
     settings = Settings(
         every=every,
         fps=fps,
+        duration_s=duration,
         detect_every=detect_every,
         smooth_s=smooth,
         blur=blur,
@@ -96,7 +110,7 @@ def annotate(
         report = _Report()
         for video, paths in named:
             if signals.received is None:
-                report.add(video, *_one(recognizer, video, paths, settings, resume, signals))
+                report.add(shown_name(video), *_one(recognizer, video, paths, settings, resume, signals))
     report.print()
     if signals.received is not None:
         raise typer.Exit(128 + signals.received)
@@ -145,21 +159,18 @@ def _one(
     recognizer: Recognizer, video: str, paths: OutputPaths, settings: Settings, resume: bool, signals: StopSignals
 ) -> tuple[dict[str, Any] | None, str]:
     """Do one video, and tell of what went wrong; return its summary, if there is one, and what to say of it."""
-    from fer_app.cli.progress_line import ProgressLine
+    from fer_app.cli.live_input import opened, progress_of
     from fer_app.video_faces import annotate_video
 
-    progress = ProgressLine(Path(video).name)
+    def stop() -> bool:
+        return signals.received is not None
+
+    progress = progress_of(video, settings)
     try:
         if resume and (done := _complete(video, paths, settings)):
             return done, "complete before"
-        summary = annotate_video(
-            recognizer,
-            video,
-            paths,
-            settings,
-            stop=lambda: signals.received is not None,
-            on_frame=progress.advance,
-        )
+        with opened(video, settings, progress, stop) as source:
+            summary = annotate_video(recognizer, source, paths, settings, stop=stop, on_frame=progress.advance)
     except FerError as error:
         progress.clear()
         typer.echo(f"fer: {error}", err=True)
@@ -170,7 +181,7 @@ def _one(
     progress.clear()
     if summary["problem"]:
         stopped = signals.received is not None
-        name = f"{video}: {summary['problem']}" if stopped else summary["problem"]
+        name = f"{summary['source']}: {summary['problem']}" if stopped else summary["problem"]
         typer.echo(f"fer: {name}", err=True)
         return summary, "stopped" if stopped else "damaged"
     return summary, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 
 from fer_app.results import Faces
@@ -16,13 +17,15 @@ _TERMINAL_S, _LOG_S = 0.2, 30.0
 class ProgressLine:
     """Writes frames done and in all, frames a second, time left and faces; over itself again in a terminal."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, duration_s: float | None = None) -> None:
         """Begin the clock.
 
         Args:
             name: of the video.
+            duration_s: how much of it is wanted, seconds; None for all.
         """
-        self._name = name
+        self._name, self._duration_s = name, duration_s
+        self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
         self._begun_s = self._written_s = time.monotonic()
         self._frames = self._faces = 0
@@ -37,22 +40,32 @@ class ProgressLine:
             return
         self._written_s = now_s
         text = self._text(info, (faces.frame_index or 0) + 1, now_s - self._begun_s)
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
-        self._shown = True
+        with self._lock:
+            if self._terminal:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            else:
+                print(text, file=sys.stderr, flush=True)  # noqa: T201
+            self._shown = True
+
+    def say(self, text: str) -> None:
+        """Write another line above this one; may be called from any thread."""
+        with self._lock:
+            start = "\r\033[K" if self._shown and self._terminal else ""
+            print(f"{start}{text}\n", end="", file=sys.stderr, flush=True)  # noqa: T201
 
     def clear(self) -> None:
         """Take the line away from a terminal, so that others can be written."""
-        if self._shown and self._terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+        with self._lock:
+            if self._shown and self._terminal:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
 
     def _text(self, info: VideoInfo, done: int, elapsed_s: float) -> str:
         total = info.frame_count
         if total is None and info.duration_s and info.average_fps:
             total = round(info.duration_s * info.average_fps)
+        if total and self._duration_s and info.duration_s and self._duration_s < info.duration_s:
+            total = round(total * self._duration_s / info.duration_s)
         parts = [f"{self._name}: {done:,}" + (f" of {total:,} frames" if total else " frames")]
         parts.append(f"{self._frames / elapsed_s:.1f} a second")
         if total and total > done:

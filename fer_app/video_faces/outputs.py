@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,8 @@ from fer_app.errors import InputError
 from fer_app.parquet_sink import ParquetSink, import_pyarrow
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink, JsonLinesSink
-from fer_app.video import partial_path
+from fer_app.video import is_live, partial_path
+from fer_app.video_faces.live import recording_name
 from fer_app.video_faces.timeline_plot import import_matplotlib
 
 # A killed run loses the rows of so many seconds at most.
@@ -105,7 +107,8 @@ def partial_rows(path: Path) -> Path:
 def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[OutputPaths]:
     """Give every video files of its own: `clip.csv` for `clip.mov`, `clip_2.csv` for another `clip`.
 
-    The same videos in the same order have the same names each time. No name is that of one of the videos.
+    The same videos in the same order have the same names each time. No name is that of one of the videos. A camera's
+    or stream's has the time in it, so that no recording takes the place of another.
 
     Args:
         sources: the videos.
@@ -115,9 +118,11 @@ def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[O
     sources = list(sources)
     taken = {_folded(Path(source)) for source in sources}
     named = []
+    now = datetime.datetime.now()
     for source in sources:
+        stem = recording_name(source, now) if is_live(source) else Path(source).stem
         for number in itertools.count(1):
-            name = Path(source).stem + ("" if number == 1 else f"_{number}")
+            name = stem + ("" if number == 1 else f"_{number}")
             paths = OutputPaths(folder, name, wanted)
             # Whatever is written this time: `clip_2` must not become `clip` because no video is asked for.
             own = {_folded(path) for path in OutputPaths(folder, name, EVERYTHING).finished}

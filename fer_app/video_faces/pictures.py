@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fer_app.video_faces.outputs import OutputPaths, writing_to
 from fer_app.video_faces.stages import DrawnFaces
 from fer_app.video_faces.storyboard import Storyboard
@@ -16,19 +14,27 @@ class SummaryPictures:
     """Collects what the pictures of one video show, if there are any; their memory does not grow with its length."""
 
     def __init__(
-        self, paths: OutputPaths, source: str, labels: tuple[str, ...], uncertain_below: float, *, blur: bool
+        self,
+        paths: OutputPaths,
+        title: str,
+        labels: tuple[str, ...],
+        uncertain_below: float,
+        *,
+        blur: bool,
+        longest_s: float = float("inf"),
     ) -> None:
         """Begin a video.
 
         Args:
             paths: say which pictures are wanted.
-            source: the video, whose name is the title.
+            title: the heading.
             labels: the model's.
             uncertain_below: the model's threshold.
             blur: make the faces unrecognisable.
+            longest_s: a frame is shown until the next one, but no longer than that, seconds.
         """
-        self._paths, self._title, self._labels, self._blur = paths, Path(source).name, labels, blur
-        self._timeline = ExpressionTimeline(labels) if paths.timeline else None
+        self._paths, self._title, self._labels, self._blur = paths, title, labels, blur
+        self._timeline = ExpressionTimeline(labels, longest_s=longest_s) if paths.timeline else None
         self._storyboard = Storyboard(labels, uncertain_below, blur=blur) if paths.storyboard else None
 
     def add(self, one: DrawnFaces) -> None:

@@ -1,4 +1,4 @@
-"""One video from beginning to end: read, drawn, written."""
+"""One video, or one recording of a camera or stream, from beginning to end: read, drawn, written."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fer_app.errors import FerError, VideoDecodeError
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
-from fer_app.video import VideoFrame, VideoInfo, VideoReader, VideoWriter
+from fer_app.video import VideoFrame, VideoInfo, VideoWriter
 from fer_app.video.pipeline import Pipeline
 from fer_app.video_faces.finders import FaceFinder, choose_finder
+from fer_app.video_faces.live import LiveSource
 from fer_app.video_faces.outputs import OutputPaths, RowFiles
 from fer_app.video_faces.pictures import SummaryPictures
+from fer_app.video_faces.sources import FileSource, Source
 from fer_app.video_faces.stages import (
     DrawnFaces,
     classify_faces,
@@ -37,6 +38,7 @@ class Settings:
     Attributes:
         every: read each N-th frame.
         fps: or at most so many frames a second; None for all.
+        duration_s: end so many seconds after the first frame; None for the whole video.
         detect_every: search the whole of each N-th of these frames and follow faces in between, as
             `fer_app.video_faces.finders` does; None searches five times a second, and every frame with `blur`, where no
             face may come unseen.
@@ -49,6 +51,7 @@ class Settings:
 
     every: int = 1
     fps: float | None = None
+    duration_s: float | None = None
     detect_every: int | None = None
     smooth_s: float = 0.3
     blur: bool = False
@@ -68,7 +71,7 @@ class Settings:
 
 def annotate_video(
     recognizer: Recognizer,
-    source: str,
+    source: str | LiveSource,
     paths: OutputPaths,
     settings: Settings,
     *,
@@ -83,10 +86,12 @@ def annotate_video(
 
     Args:
         recognizer: finds and reads the faces.
-        source: the video.
+        source: the video; a camera or stream is received already, and what `settings` say of choosing frames was for
+            whoever opened it.
         paths: files to write; those of an earlier run are replaced.
         settings: of choosing frames, smoothing and drawing; the rest is recorded as what the recognizer was made with.
-        stop: asked after each frame; when it says yes, what was begun is finished and the rest left out.
+        stop: asked after each frame; when it says yes, what was begun is finished and the rest left out. That is how
+            the recording of a camera without a duration ends, which is complete then.
         on_frame: called after each frame that was written.
         finder: finds the faces; None is the one that the settings ask for.
 
@@ -99,22 +104,29 @@ def annotate_video(
         InputError: another file cannot be written.
         ModelError: the device failed.
     """
-    with VideoReader(source, every=settings.every, fps=settings.fps) as reader:
+    with _opened(source, settings) as video:
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
         paths.summary.unlink(missing_ok=True)
         finder = finder or choose_finder(recognizer, settings.search_every)
         contract = recognizer.classifier.contract
-        pictures = SummaryPictures(paths, source, contract.labels, contract.uncertain_below, blur=settings.blur)
-        run = _Run(recognizer, source, reader, finder, FaceTally(contract.labels), pictures)
+        pictures = SummaryPictures(
+            paths,
+            video.title,
+            contract.labels,
+            contract.uncertain_below,
+            blur=settings.blur,
+            longest_s=video.longest_s,
+        )
+        run = _Run(recognizer, video, finder, FaceTally(contract.labels, video.longest_s), pictures)
         try:
-            with RowFiles(paths) as rows, _video_file(paths, reader, source) as writer:
+            with RowFiles(paths) as rows, _video_file(paths, video) as writer:
                 problem = run.write(rows, writer, settings, stop, on_frame)
-            pictures.write(reader.end_s)
+            pictures.write(video.end_s)
         except BaseException as error:
             reason = str(error) if isinstance(error, FerError) else f"stopped by {type(error).__name__}"
             if isinstance(error, FerError) and run.tally.frames:
                 with contextlib.suppress(FerError):
-                    pictures.write(reader.end_s)
+                    pictures.write(video.end_s)
             with contextlib.suppress(FerError):
                 write_summary(paths.summary, run.summary(settings, paths, writer=None, problem=reason))
             raise
@@ -128,8 +140,7 @@ class _Run:
     """One video that is being read."""
 
     recognizer: Recognizer
-    source: str
-    reader: VideoReader
+    source: Source
     finder: FaceFinder
     tally: FaceTally
     pictures: SummaryPictures
@@ -146,9 +157,10 @@ class _Run:
         all_read = threading.Event()
         damage = None
         with Pipeline() as pipeline:
-            batches = pipeline.thread(in_batches(_noting_end(self.reader, all_read), stop))
+            frames = _noting_end(self.source.frames(stop), all_read)
+            batches = pipeline.thread(in_batches(frames, stop, self.source.batch_frames))
             found = pipeline.thread(find_faces(batches, self.finder))
-            read = pipeline.thread(classify_faces(found, self.recognizer, self.source, settings.smooth_s))
+            read = pipeline.thread(classify_faces(found, self.recognizer, self.source.name, settings.smooth_s))
             uncertain_below = self.recognizer.classifier.contract.uncertain_below
             drawn: Iterator[list[DrawnFaces]] = (
                 without_pictures(read)
@@ -160,14 +172,17 @@ class _Run:
                     if writer is not None:
                         writer.write(one.frame, one.picture)
                     rows.write(one.faces)
+                    self.source.written(one.frame)
                     self.tally.add(one.faces)
                     self.pictures.add(one)
-                    on_frame(self.reader.info, one.faces)
+                    on_frame(self.source.info, one.faces)
             except VideoDecodeError as error:
                 damage = str(error)
-        stopped = stop() and not all_read.is_set() and damage is None
+            finally:
+                self.source.end()
+        stopped = stop() and self.source.has_end and not all_read.is_set() and damage is None
         if writer is not None:
-            writer.close(complete=not stopped, end_s=self.reader.end_s)
+            writer.close(complete=self.source.whole and not stopped, end_s=self.source.end_s)
         return "stopped before the end" if stopped else damage
 
     def summary(
@@ -175,16 +190,21 @@ class _Run:
     ) -> dict[str, Any]:
         return {
             "summary_version": SUMMARY_VERSION,
-            "source": self.source,
-            "source_bytes": Path(self.source).stat().st_size,
+            **self.source.record(),
             "complete": problem is None,
             "problem": problem,
-            "video": video_record(self.reader.info),
+            "video": video_record(self.source.info),
             "sound": writer.audio_action if writer is not None else None,
-            **self.tally.result(self.reader.end_s),
+            **self.tally.result(self.source.end_s),
             "frames_searched": self.finder.searched,
             "settings": settings.record(paths),
         }
+
+
+def _opened(source: str | LiveSource, settings: Settings) -> FileSource | LiveSource:
+    if isinstance(source, LiveSource):
+        return source
+    return FileSource(source, every=settings.every, fps=settings.fps, duration_s=settings.duration_s)
 
 
 def _noting_end(frames: Iterable[VideoFrame], ended: threading.Event) -> Iterator[VideoFrame]:
@@ -193,9 +213,9 @@ def _noting_end(frames: Iterable[VideoFrame], ended: threading.Event) -> Iterato
 
 
 @contextlib.contextmanager
-def _video_file(paths: OutputPaths, reader: VideoReader, source: str) -> Iterator[VideoWriter | None]:
+def _video_file(paths: OutputPaths, source: Source) -> Iterator[VideoWriter | None]:
     if paths.video is None:
         yield None
         return
-    with VideoWriter(paths.video, reader.info, source_audio=source) as writer:
+    with VideoWriter(paths.video, source.info, source_audio=source.sound) as writer:
         yield writer

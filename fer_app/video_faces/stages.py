@@ -54,18 +54,21 @@ class DrawnFaces(NamedTuple):
     unseen: npt.NDArray[np.float32]
 
 
-def in_batches(frames: Iterable[VideoFrame], stop: Callable[[], bool]) -> Iterator[list[VideoFrame]]:
+def in_batches(
+    frames: Iterable[VideoFrame], stop: Callable[[], bool], most_frames: int | None = None
+) -> Iterator[list[VideoFrame]]:
     """Put successive frames together, as many as are searched at once.
 
     Args:
         frames: of one size.
         stop: asked after each frame; when it says yes, the frames read so far are the last.
+        most_frames: wait for no more frames than that; None for as many as are good for speed.
     """
     batch: list[VideoFrame] = []
     try:
         for frame in frames:
             batch.append(frame)
-            most = min(_BATCH_FRAMES, _BATCH_PIXELS // (frame.image.shape[0] * frame.image.shape[1]))
+            most = min(most_frames or _BATCH_FRAMES, _BATCH_PIXELS // (frame.image.shape[0] * frame.image.shape[1]))
             if len(batch) >= most:
                 yield batch
                 batch = []

@@ -32,13 +32,14 @@ class _Person:
 class FaceTally:
     """Counts faces, and adds up how long each expression was shown: each face until the next frame."""
 
-    def __init__(self, labels: tuple[str, ...]) -> None:
+    def __init__(self, labels: tuple[str, ...], longest_s: float = float("inf")) -> None:
         """Begin a video.
 
         Args:
             labels: the model's.
+            longest_s: a face counts until the next frame, but no longer than that, seconds.
         """
-        self._labels = labels
+        self._labels, self._longest_s = labels, longest_s
         self.frames = self.frames_with_faces = self.faces = 0
         self._persons: dict[int, _Person] = {}
         self._open: tuple[float, list[tuple[int, int]]] | None = None  # since when, and track and label of each face
@@ -98,7 +99,7 @@ class FaceTally:
         if self._open is not None:
             since_s, shown = self._open
             for track, label in shown:
-                self._persons[track].seconds[label] += max(0.0, time_s - since_s)
+                self._persons[track].seconds[label] += min(max(0.0, time_s - since_s), self._longest_s)
             self._open = None
         self._end_s = max(self._end_s, time_s)
 
@@ -116,7 +117,7 @@ def video_record(info: VideoInfo) -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
         "rotation": info.rotation,
-        "codec": info.codec,
+        "codec": info.codec or None,
         "average_fps": info.average_fps,
         "is_variable_rate": info.is_variable_rate,
         "duration_s": info.duration_s,

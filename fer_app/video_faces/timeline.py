@@ -88,6 +88,7 @@ class ExpressionTimeline:
         bin_s: float = _FIRST_BIN_S,
         max_bins: int = _MAX_BINS,
         max_persons: int = MAX_PERSONS,
+        longest_s: float = float("inf"),
     ) -> None:
         """Begin a video.
 
@@ -96,8 +97,10 @@ class ExpressionTimeline:
             bin_s: length of a bin at first, seconds.
             max_bins: when there are more, every two become one.
             max_persons: how many tracks are given in the end.
+            longest_s: a frame is shown until the next one, but no longer than that, seconds.
         """
         self._labels, self._bin_s, self._max_bins, self._max_persons = labels, bin_s, max_bins, max_persons
+        self._longest_s = longest_s
         self._tracks: dict[int, _Track] = {}
         self._dropped = 0
         self._begin_s: float | None = None
@@ -148,6 +151,7 @@ class ExpressionTimeline:
             return
         since_s, shown = self._open
         self._open = None
+        time_s = min(time_s, since_s + self._longest_s)
         if time_s <= since_s:
             return
         while (time_s - self._begin_s) / self._bin_s > self._max_bins:

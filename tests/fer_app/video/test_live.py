@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from tests.fer_app.video.conftest import corners, draw, read_number
+from tests.fer_app.video.streaming import JpegStream, StreamServer
 
 from fer_app.errors import InputError, VideoOpenError
-from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live
+from fer_app.video import VideoReader, VideoWriter, is_live, live, open_live, shown_name
 
 PERIOD_S = 0.02
 
@@ -79,6 +80,28 @@ def test_files_are_no_streams(source: str) -> None:
         open_live(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("0", "camera 0"),
+        ("/dev/video2", "camera 2"),
+        ("a/clip.mp4", "a/clip.mp4"),
+        ("rtsp://host:554/x", "rtsp://host:554/x"),
+        ("rtsp://user:secret@host/x", "rtsp://host/x"),
+        ("rtsp://user:sec@ret@host:554/x", "rtsp://host:554/x"),
+        ("rtsp://user:sec/ret@host/x", "rtsp://host/x"),
+        ("rtsp://user:sec?ret@host/x", "rtsp://host/x"),
+        ("rtsp://user:secret@[::1]:8554/x", "rtsp://[::1]:8554/x"),
+        ("http://host:80/@me/live", "http://host:80/@me/live"),
+        ("http://host/a?user=me&pwd=secret#secret", "http://host/a?..."),
+        ("rtsp://host/user=me&password=secret&channel=1/sub", "rtsp://host/user=...&password=...&channel=1/sub"),
+        ("rtsp://host/user=me_password=secret_channel=1", "rtsp://host/user=..."),
+    ],
+)
+def test_a_name_tells_no_secret(source: str, name: str) -> None:
+    assert shown_name(source) == name
+
+
 def test_pictures_arrive_upright_in_order_with_their_times(camera: Camera) -> None:
     with open_live(camera.url) as reader:
         frames = list(itertools.islice(reader, 5))
@@ -117,7 +140,9 @@ def test_a_slow_receiver_gets_the_newest_and_no_queue(camera: Camera) -> None:
 
 
 def test_it_comes_back_when_the_camera_does(camera: Camera) -> None:
-    with open_live(camera.url, timeout_s=2, longest_wait_s=0.6) as reader:
+    told: list[str | float] = []
+    with open_live(camera.url, timeout_s=2, longest_wait_s=0.6, on_away=told.append, on_back=told.append) as reader:
+        assert reader.away_s == 0
         assert reader.latest(5) is not None
         camera.die()
         while reader.connected:
@@ -134,8 +159,28 @@ def test_it_comes_back_when_the_camera_does(camera: Camera) -> None:
             assert frame is not None
             assert read_number(frame.image) >= 100
             assert (reader.connected, reader.reconnections) == (True, 1)
+            reason, away_s = told  # once each, however many attempts there were
+            assert isinstance(reason, str)
+            assert "127.0.0.1" not in reason
+            assert reader.away_s == away_s
+            assert 0.5 < float(away_s) < 10
         finally:
             again.die()
+
+
+def test_a_source_that_falls_silent_is_asked_again() -> None:
+    told: list[str | float] = []
+    with StreamServer(JpegStream([draw(1)]), 50) as server:
+        with open_live(server.address(), timeout_s=0.5, on_away=told.append, on_back=told.append) as reader:
+            assert reader.latest(5) is not None
+            server.silent = True
+            deadline = time.monotonic() + 10
+            while len(told) < 2:
+                assert time.monotonic() < deadline, told
+                server.silent = not told  # once it is noticed, it sends again
+                time.sleep(0.02)
+            assert reader.latest(5) is not None
+        assert server.asked == 2
 
 
 def test_waits_grow_up_to_the_longest_and_start_again_after_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +218,15 @@ def test_nothing_there_is_an_error_at_once() -> None:
     with pytest.raises(VideoOpenError, match=r"http://127\.0\.0\.1:\d+/video: cannot be reached") as caught:
         open_live(f"http://user:secret@127.0.0.1:{port}/video")
     assert "secret" not in str(caught.value)
+
+
+def test_waiting_for_the_first_picture_can_be_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/video"
+        begin = time.monotonic()
+        with pytest.raises(VideoOpenError, match="stopped before it sent a picture"):
+            open_live(address, timeout_s=3, stop=lambda: time.monotonic() > begin + 0.3)
+        assert time.monotonic() < begin + 2
 
 
 def test_a_stream_without_pictures_is_an_error() -> None:
