@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from fer_app.detection import MtcnnDetector
-from fer_app.image_files import IMAGE_SUFFIXES
 from fer_app.image_io import read_image, write_image
+from fer_app.source_files import IMAGE_SUFFIXES
 
 # WordNet ids of ImageNet's classes, first and last.
 KINDS = {

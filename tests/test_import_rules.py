@@ -71,7 +71,7 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"atomic_file", "contract", "image_files", "results", "stop_signals"},
+    {"atomic_file", "contract", "results", "source_files", "stop_signals", "worker_processes"},
     {
         "anonymise",
         "boxes",

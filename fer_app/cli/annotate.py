@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import glob
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fer_app.cli.options import DeviceOption, ModelOption, PrecisionOption, refuse_unknown
 from fer_app.cli.predict import tell_device
-from fer_app.errors import FerError, InputError
+from fer_app.errors import InputError
 
 if TYPE_CHECKING:
+    from fer_app.cli.annotate_one import Outcome
     from fer_app.recognizer import Recognizer
-    from fer_app.stop_signals import StopSignals
     from fer_app.video_faces import OutputPaths, Settings
 
 
@@ -23,12 +24,20 @@ def annotate(
         list[str],
         typer.Argument(
             metavar="VIDEOS",
-            help="Video files: MP4, MOV, MKV, WebM, AVI, ...; or a camera (0, /dev/video0) or stream (rtsp://, http://)",
+            help="Video files (MP4, MOV, MKV, WebM, AVI, ...), folders or patterns; "
+            "or a camera (0, /dev/video0) or stream (rtsp://, http://)",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")] = Path(
         "predictions"
     ),
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders mean their subfolders too.")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", min=1, metavar="N", help="Work on N videos at once; worth it with more than four cores."
+        ),
+    ] = 1,
     no_video: Annotated[bool, typer.Option("--no-video", help="Write rows and the summary alone.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Make the faces unrecognisable in the video.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Also write the rows as JSON Lines.")] = False,
@@ -79,7 +88,9 @@ def annotate(
         raise typer.BadParameter("give --resume or --overwrite, not both", param_hint="--overwrite")
     from fer_app.cli.live_input import refuse_live_contradictions
 
-    refuse_live_contradictions(videos, duration=duration, every=every, resume=resume)
+    refuse_live_contradictions(videos, duration=duration, every=every, resume=resume, jobs=jobs)
+    from fer_app.cli.annotate_jobs import Job, annotate_at_once
+    from fer_app.cli.annotate_report import Report
     from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
     from fer_app.stop_signals import StopSignals
@@ -100,23 +111,85 @@ def annotate(
         max_faces=max_faces,
         model_sha256=_sha256(model_file),
     )
-    named = list(zip(videos, name_outputs(videos, output, wanted), strict=True))
+    found = _expanded(videos, recursive, output)
+    named = list(zip(found, name_outputs(found, output, wanted), strict=True))
     _make_folder(output)
     if not (resume or overwrite):
         _refuse_overwriting([paths for _, paths in named])
     recognizer = Recognizer(model_file, device=device, min_face_px=min_face, max_faces=max_faces)
     tell_device(recognizer, device)
+    outcomes: dict[int, Outcome] = {}
     with StopSignals() as signals:
-        report = _Report()
-        for video, paths in named:
-            if signals.received is None:
-                report.add(shown_name(video), *_one(recognizer, video, paths, settings, resume, signals))
+
+        def stop() -> bool:
+            return signals.received is not None
+
+        if jobs > 1 and len(named) > 1:
+            del recognizer  # every process has its own
+            done = annotate_at_once(named, Job(model_file, device, settings, resume), jobs, stop)
+        else:
+            done = _one_by_one(recognizer, named, settings, resume, stop)
+        for place, outcome in done:
+            outcomes[place] = outcome
+            if outcome.problem:
+                typer.echo(outcome.problem, err=True)
+    report = Report()
+    for place, outcome in sorted(outcomes.items()):
+        report.add(shown_name(named[place][0]), outcome.summary, outcome.note)
     report.print()
     if signals.received is not None:
         raise typer.Exit(128 + signals.received)
     if report.failed:
         typer.echo(f"fer: {report.failed} of {len(named)} videos are not complete", err=True)
         raise typer.Exit(1)
+
+
+def _one_by_one(
+    recognizer: Recognizer,
+    named: list[tuple[str, OutputPaths]],
+    settings: Settings,
+    resume: bool,
+    stop: Callable[[], bool],
+) -> Iterator[tuple[int, Outcome]]:
+    from fer_app.cli.annotate_one import annotate_one
+    from fer_app.cli.live_input import progress_of
+
+    for place, (video, paths) in enumerate(named):
+        if not stop():
+            progress = progress_of(video, settings)
+            yield (
+                place,
+                annotate_one(recognizer, video, paths, settings, resume=resume, stop=stop, progress=progress),
+            )
+
+
+def _expanded(videos: list[str], recursive: bool, output: Path) -> list[str]:
+    """Put the videos of a folder or pattern in its place; whatever else there is stays as it was named.
+
+    Raises:
+        InputError: a folder or pattern without videos, or results would be written among the videos of a folder.
+    """
+    from fer_app.source_files import find_videos
+    from fer_app.video import is_live
+
+    written = output.resolve()
+    found: list[str] = []
+    for video in videos:
+        path = Path(video)
+        if path.is_dir():
+            if path.resolve() == written:
+                raise InputError(f"{output}: is the folder of the videos: results among them would be taken for more")
+            inside = [one for one in find_videos([path], recursive) if not one.resolve().is_relative_to(written)]
+            if not inside:
+                raise InputError(
+                    f"{video}: holds no video{'' if recursive else ' (--recursive looks into subfolders)'}"
+                )
+            found += map(str, inside)
+        elif not path.exists() and not is_live(video) and glob.has_magic(video):
+            found += map(str, find_videos([video], recursive))
+        else:
+            found.append(video)
+    return found
 
 
 def _refuse_contradictions(*, fps: float | None, every: int, smooth: float, no_video: bool, blur: bool) -> None:
@@ -153,93 +226,3 @@ def _refuse_overwriting(outputs: list[OutputPaths]) -> None:
         raise InputError(
             f"{there[0]}{more}: there already; --resume leaves out complete videos, --overwrite makes all of them again"
         )
-
-
-def _one(
-    recognizer: Recognizer, video: str, paths: OutputPaths, settings: Settings, resume: bool, signals: StopSignals
-) -> tuple[dict[str, Any] | None, str]:
-    """Do one video, and tell of what went wrong; return its summary, if there is one, and what to say of it."""
-    from fer_app.cli.live_input import opened, progress_of
-    from fer_app.video_faces import annotate_video
-
-    def stop() -> bool:
-        return signals.received is not None
-
-    progress = progress_of(video, settings)
-    try:
-        if resume and (done := _complete(video, paths, settings)):
-            return done, "complete before"
-        with opened(video, settings, progress, stop) as source:
-            summary = annotate_video(recognizer, source, paths, settings, stop=stop, on_frame=progress.advance)
-    except FerError as error:
-        progress.clear()
-        typer.echo(f"fer: {error}", err=True)
-        return None, "failed"
-    except BaseException:
-        progress.clear()
-        raise
-    progress.clear()
-    if summary["problem"]:
-        stopped = signals.received is not None
-        name = f"{summary['source']}: {summary['problem']}" if stopped else summary["problem"]
-        typer.echo(f"fer: {name}", err=True)
-        return summary, "stopped" if stopped else "damaged"
-    return summary, ""
-
-
-def _complete(video: str, paths: OutputPaths, settings: Settings) -> dict[str, Any] | None:
-    """Return the summary of an earlier run of the same video that left nothing to do.
-
-    Raises:
-        InputError: that run was complete, but of other settings: going on would mix two kinds of results.
-    """
-    from fer_app.video_faces import read_summary
-
-    summary = read_summary(paths.summary)
-    if summary is None or not summary["complete"]:
-        return None
-    with contextlib.suppress(OSError):
-        if summary["source_bytes"] != Path(video).stat().st_size:
-            return None
-    if not all((paths.summary.parent / name).is_file() for name in summary["settings"]["files"]):
-        return None
-    differing = [key for key, value in settings.record(paths).items() if summary["settings"].get(key) != value]
-    if differing:
-        raise InputError(
-            f"{paths.summary}: is complete, but made with another {', '.join(differing)}; --overwrite makes it again"
-        )
-    return summary
-
-
-class _Report:
-    """The table of all videos."""
-
-    def __init__(self) -> None:
-        self.failed = 0
-        self._rows: list[tuple[str, ...]] = []
-
-    def add(self, video: str, summary: dict[str, Any] | None, note: str) -> None:
-        """Note how a video went."""
-        self.failed += note in ("failed", "damaged", "stopped")
-        if summary is None:
-            self._rows.append((video, "", "", "", "", "", note))
-            return
-        shares = sorted((summary["expressions"] or {}).items(), key=lambda item: -item[1])[:3]
-        top = " ".join(f"{label} {share:.0%}" for label, share in shares if share >= 0.005)
-        numbers = (summary["frames"], f"{summary['seconds']:.1f}", summary["faces"], len(summary["tracks"]))
-        self._rows.append((video, *map(str, numbers), top or "no face", note))
-
-    def print(self) -> None:
-        """Write it to stdout."""
-        from fer_app.cli.table import cells
-
-        rows = [("video", "frames", "seconds", "faces", "tracks", "expressions", ""), *self._rows]
-        # A name may hold anything but a slash; a line break in it must not break the table.
-        rows = [("".join(c if c.isprintable() else "?" for c in row[0]), *row[1:]) for row in rows]
-        widths = [max(cells(row[i]) for row in rows) for i in range(7)]
-        for row in rows:
-            padded = [
-                " " * (width - cells(text)) + text if 1 <= i <= 4 else text + " " * (width - cells(text))
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            typer.echo("  ".join(padded).rstrip())

@@ -16,12 +16,14 @@ from fer_app.video_faces import LiveSource, Settings
 _LINES = 10
 
 
-def refuse_live_contradictions(videos: Sequence[str], *, duration: float | None, every: int, resume: bool) -> None:
+def refuse_live_contradictions(
+    videos: Sequence[str], *, duration: float | None, every: int, resume: bool, jobs: int
+) -> None:
     """Take what makes no sense for wrong usage.
 
     Raises:
-        typer.BadParameter: a duration that is none; `--every` or `--resume` with a live source; a live source beside
-            others without an end that lets the next one begin.
+        typer.BadParameter: a duration that is none; `--every`, `--resume` or `--jobs` with a live source; a live source
+            beside others without an end that lets the next one begin.
     """
     if duration is not None and not 0 < duration < float("inf"):
         raise typer.BadParameter(f"{duration} is no number of seconds", param_hint="--duration")
@@ -32,6 +34,10 @@ def refuse_live_contradictions(videos: Sequence[str], *, duration: float | None,
         raise typer.BadParameter(
             f"{live[0]} goes on until it is stopped; name it alone, or give --duration to take one after another",
             param_hint="VIDEOS",
+        )
+    if jobs > 1:
+        raise typer.BadParameter(
+            f"{live[0]} is live: others beside it would take its time; record it by itself", param_hint="--jobs"
         )
     if every > 1:
         raise typer.BadParameter(
@@ -85,9 +91,7 @@ class LiveProgress(ProgressLine):
 
 
 @contextlib.contextmanager
-def opened(
-    video: str, settings: Settings, progress: ProgressLine, stop: Callable[[], bool]
-) -> Iterator[str | LiveSource]:
+def opened(video: str, settings: Settings, progress: object, stop: Callable[[], bool]) -> Iterator[str | LiveSource]:
     """Connect to what is live, for as long as the block runs; a file stays its name.
 
     Raises:

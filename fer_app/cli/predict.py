@@ -118,7 +118,7 @@ def _expand(sources: list[str], recursive: bool, output: Path | None, report: _R
 
     A folder does not mean the output folder below it: what an earlier run has drawn would be drawn again.
     """
-    from fer_app.image_files import find_images
+    from fer_app.source_files import find_images
 
     pictures: list[Path | _Stdin] = []
     for source in sources:

@@ -1,4 +1,4 @@
-"""How far a video has come, in one line on stderr."""
+"""How far a video, or several, have come, in one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,39 +14,15 @@ from fer_app.video import VideoInfo
 _TERMINAL_S, _LOG_S = 0.2, 30.0
 
 
-class ProgressLine:
-    """Writes frames done and in all, frames a second, time left and faces; over itself again in a terminal."""
+class StatusLine:
+    """A line on stderr that is written over itself again in a terminal, and now and then anew elsewhere."""
 
-    def __init__(self, name: str, duration_s: float | None = None) -> None:
-        """Begin the clock.
-
-        Args:
-            name: of the video.
-            duration_s: how much of it is wanted, seconds; None for all.
-        """
-        self._name, self._duration_s = name, duration_s
+    def __init__(self) -> None:
+        """Begin the clock."""
         self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
         self._begun_s = self._written_s = time.monotonic()
-        self._frames = self._faces = 0
         self._shown = False
-
-    def advance(self, info: VideoInfo, faces: Faces) -> None:
-        """Count a frame, and write when it is time."""
-        self._frames += 1
-        self._faces += len(faces)
-        now_s = time.monotonic()
-        if now_s - self._written_s < (_TERMINAL_S if self._terminal else _LOG_S):
-            return
-        self._written_s = now_s
-        text = self._text(info, (faces.frame_index or 0) + 1, now_s - self._begun_s)
-        with self._lock:
-            if self._terminal:
-                width = shutil.get_terminal_size().columns - 1
-                print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
-            else:
-                print(text, file=sys.stderr, flush=True)  # noqa: T201
-            self._shown = True
 
     def say(self, text: str) -> None:
         """Write another line above this one; may be called from any thread."""
@@ -59,6 +35,44 @@ class ProgressLine:
         with self._lock:
             if self._shown and self._terminal:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _due(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._written_s < (_TERMINAL_S if self._terminal else _LOG_S):
+            return False
+        self._written_s = now_s
+        return True
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            if self._terminal:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            else:
+                print(text, file=sys.stderr, flush=True)  # noqa: T201
+            self._shown = True
+
+
+class ProgressLine(StatusLine):
+    """Writes frames done and in all, frames a second, time left and faces."""
+
+    def __init__(self, name: str, duration_s: float | None = None) -> None:
+        """Begin the clock.
+
+        Args:
+            name: of the video.
+            duration_s: how much of it is wanted, seconds; None for all.
+        """
+        super().__init__()
+        self._name, self._duration_s = name, duration_s
+        self._frames = self._faces = 0
+
+    def advance(self, info: VideoInfo, faces: Faces) -> None:
+        """Count a frame, and write when it is time."""
+        self._frames += 1
+        self._faces += len(faces)
+        if self._due():
+            self._write(self._text(info, (faces.frame_index or 0) + 1, self._written_s - self._begun_s))
 
     def _text(self, info: VideoInfo, done: int, elapsed_s: float) -> str:
         total = info.frame_count

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from fer_app.errors import DatasetError
-from fer_app.image_files import IMAGE_SUFFIXES, find_images
+from fer_app.source_files import IMAGE_SUFFIXES, find_images
 from training.data.face_index import FaceIndex
 from training.data.label_maps import own_classes
 from training.data.splits import PARTS, VALID_SHARE, Part, stratified

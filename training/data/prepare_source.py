@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_app.errors import DatasetError
-from fer_app.image_files import find_images
+from fer_app.source_files import find_images
 from training.data import raf_db
 from training.data.datasets import Reader, at, in_dev
 from training.data.image_set import ImageSet

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,13 +14,13 @@ from typing import Any
 import cv2
 
 from fer_app.errors import DatasetError
+from fer_app.worker_processes import serve_parent, stop_signals_held
 from training.data.prepare_faces import FaceCutter, Settings
 from training.data.prepare_shard import Task, write_shard
 
 # Libraries read these once, when they are loaded: too late for a worker to set them itself.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S = 0.2
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequested(Exception):  # noqa: N818 - no error: it ends the work on a shard, which leaves no file
@@ -63,7 +61,7 @@ def run_tasks(
     )
     with _one_thread_each(), pool:
         try:
-            with _signals_held():  # the pool starts its processes here, and they inherit what is held back
+            with stop_signals_held():  # the pool starts its processes here, and they inherit what is held back
                 futures: set[Future[None]] = {pool.submit(_work, task) for task in tasks}
             while futures:
                 finished, futures = wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
@@ -114,32 +112,13 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM: from this process until the block ends, from those that start in it for ever.
-
-    A process that is interrupted before it can ignore the signal, while it loads libraries, dies with a traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # What a worker process works with; set once, when it starts.
 _worker: Callable[[Task], None]
 
 
 def _start_worker(settings: Settings, out: Path, reports: Path, stop: Any, done: Any) -> None:
     global _worker  # the pool gives its tasks no other place
-    # The terminal sends Ctrl-C to all of its processes; the parent alone decides, and says so by the flag.
-    for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    serve_parent()
     cv2.setNumThreads(1)
     cutter = FaceCutter(settings)
 
@@ -155,11 +134,3 @@ def _start_worker(settings: Settings, out: Path, reports: Path, stop: Any, done:
 def _work(task: Task) -> None:
     with contextlib.suppress(StopRequested):  # nobody asks then what came of the shard
         _worker(task)
-
-
-def _die_with_parent() -> None:
-    """End at once when the parent does, even if it was killed: the pool's queue would keep its workers for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

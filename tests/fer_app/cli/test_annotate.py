@@ -53,7 +53,7 @@ def test_what_is_damaged_is_told_and_the_next_goes_on(annotate, clips, tmp_path)
     result = annotate(good, tmp_path / "nothing.mp4", bad, empty, status=1)
     table = result.stdout.splitlines()
     assert table[0].split() == ["video", "frames", "seconds", "faces", "tracks", "expressions"]
-    assert [line.split()[0] for line in table[1:]] == [
+    assert [line.split()[0] for line in table[1:-1]] == [
         str(path) for path in (good, tmp_path / "nothing.mp4", bad, empty)
     ]
     assert table[1].split()[1:5] == ["12", "0.5", "12", "1"]
@@ -61,6 +61,7 @@ def test_what_is_damaged_is_told_and_the_next_goes_on(annotate, clips, tmp_path)
     assert table[2].endswith("failed")
     assert table[3].endswith("damaged")
     assert "no face" in table[4]
+    assert table[5].split()[:3] == ["4", "videos", str(12 + 5 + len(rows(tmp_path / "out" / "bad.csv")))]
     assert "nothing.mp4: no such file" in result.stderr
     assert "bad.mkv: is damaged or cut off" in result.stderr
     assert "fer: 2 of 4 videos are not complete" in result.stderr

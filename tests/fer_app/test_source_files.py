@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fer_app.errors import InputError
-from fer_app.image_files import IMAGE_SUFFIXES, find_images
+from fer_app.source_files import IMAGE_SUFFIXES, find_images
 
 
 @pytest.fixture

@@ -15,8 +15,29 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".wmv",
+        ".flv",
+        ".3gp",
+        ".ogv",
+    }
+)
+
+
 def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[Path]:
-    """Return the files that the sources mean, in the order of the sources.
+    """Return the picture files that the sources mean, in the order of the sources.
 
     A file is taken as it is, whatever its suffix. A folder gives its files with a suffix in `IMAGE_SUFFIXES`, in
     natural order (`2.jpg` before `10.jpg`); a pattern (`*`, `?`, `[...]`, `**`) gives the matching ones likewise, and
@@ -29,6 +50,15 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
     Raises:
         InputError: a path is empty or does not exist, or a pattern matches nothing.
     """
+    return _find(sources, recursive, IMAGE_SUFFIXES, "picture")
+
+
+def find_videos(sources: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+    """Return the video files that the sources mean, as `find_images` does for pictures, by `VIDEO_SUFFIXES`."""
+    return _find(sources, recursive, VIDEO_SUFFIXES, "video")
+
+
+def _find(sources: Iterable[str | Path], recursive: bool, suffixes: frozenset[str], what: str) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         # An empty variable in a script must not become the current folder.
@@ -37,41 +67,41 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
         path = Path(source)
         # First as a name: a file may well be called `[1].jpg`.
         if path.is_dir():
-            found += _in_folder(path, recursive)
+            found += _in_folder(path, recursive, suffixes)
         elif path.exists():
             found.append(path)
         elif glob.has_magic(str(source)):
-            found += _matching(str(source), recursive)
+            found += _matching(str(source), recursive, suffixes, what)
         else:
             raise InputError(f"{source}: no such file or folder")
     return found
 
 
-def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+def _in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -> list[Path]:
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         # In place: what is removed here is not walked into.
         folders[:] = sorted((f for f in folders if recursive and not f.startswith(".")), key=_natural)
-        found += [Path(parent, name) for name in sorted(names, key=_natural) if _is_picture_name(name)]
+        found += [Path(parent, name) for name in sorted(names, key=_natural) if _is_named_so(name, suffixes)]
     return found
 
 
-def _matching(pattern: str, recursive: bool) -> list[Path]:
+def _matching(pattern: str, recursive: bool, suffixes: frozenset[str], what: str) -> list[Path]:
     found: list[Path] = []
     for match in sorted(glob.glob(pattern, recursive=True), key=_natural):  # noqa: PTH207 - Path.glob takes no absolute pattern
         path = Path(match)
         # `**` lists every folder and every file by itself: only other patterns mean what is inside a folder.
         if path.is_dir() and "**" not in pattern:
-            found += _in_folder(path, recursive)
-        elif path.is_file() and _is_picture_name(path.name):
+            found += _in_folder(path, recursive, suffixes)
+        elif path.is_file() and _is_named_so(path.name, suffixes):
             found.append(path)
     if not found:
-        raise InputError(f"{pattern}: matches no picture")
+        raise InputError(f"{pattern}: matches no {what}")
     return found
 
 
-def _is_picture_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+def _is_named_so(name: str, suffixes: frozenset[str]) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
