@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.util
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,9 @@ class LazyGroup(TyperGroup):
         except FerError as error:
             typer.echo(f"fer: error: {error}", err=True)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:  # where nobody waits for it: while libraries are loaded, for instance
+            typer.echo("fer: stopped by SIGINT", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from error
 
 
 class LazyCommand(TyperCommand):

@@ -141,3 +141,13 @@ def test_our_own_commands_are_declared():
     assert {"train", "eval", "export", "sweep"} <= set(found)
     for entry_point in found.values():
         assert lazy_group.first_line_of_help(entry_point), f"{entry_point.value} has no docstring"
+
+
+def test_ctrl_c_that_nobody_waits_for_is_a_line_and_a_status_of_its_own(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fer_app.model_store.bundled_models", interrupted)
+    result = CliRunner().invoke(app, ["models"])
+    assert result.exit_code == 130
+    assert result.stderr == "fer: stopped by SIGINT\n"
