@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
+import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer_app.atomic_file import replacing
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, ExportError, InputError, ParityError
@@ -25,6 +26,8 @@ from training.evaluation import load_classifier
 OPSET = 20
 PARITY_BATCHES = (1, 2, 17)
 PARITY_TOLERANCE = 1e-4
+MOST_INSIDE = 2**31 - 2**24
+"""Bytes that a file with its weights may have: Protocol Buffers end at two gibibytes."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ class ExportReport:
 
 
 def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLERANCE) -> ExportReport:
-    """Write `path` from a classifier checkpoint: dynamic batch, weights inside, contract in the metadata.
+    """Write `path` from a classifier checkpoint: dynamic batch, contract in the metadata.
 
-    The file appears under its name only after `onnx.checker` and parity have passed.
+    The file appears under its name only after `onnx.checker` and parity have passed. Weights are inside up to
+    `MOST_INSIDE` bytes; beyond, which the format cannot hold, they are in a second file, `data_path(path)`, beside it.
 
     Args:
         checkpoint: a `.safetensors` classifier.
@@ -65,7 +69,7 @@ def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLER
     if info.contract is None:
         raise CheckpointError(f"{checkpoint} has no contract")
     try:
-        with replacing(path) as temporary:
+        with staged(path) as temporary:
             _write(_to_onnx(model, info.contract), temporary)
             differences = parity(model, temporary, info.contract)
             worst = max(differences.values())
@@ -78,7 +82,48 @@ def export_onnx(checkpoint: Path, path: Path, *, tolerance: float = PARITY_TOLER
             OnnxClassifier(temporary, device="cpu")  # the file must be one that serving accepts
     except (OSError, InputError) as error:
         raise ExportError(f"cannot write {path}: {error}") from error
-    return ExportReport(path, path.stat().st_size, differences, info.contract)
+    return ExportReport(path, size_of(path), differences, info.contract)
+
+
+def data_path(path: Path) -> Path:
+    """Return where the weights of a large network lie: `NAME.onnx.data`. Its name is written inside the file."""
+    return path.with_name(f"{path.name}.data")
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of an ONNX file, with those of its weights if they lie beside it."""
+    return path.stat().st_size + (data_path(path).stat().st_size if _has_data(path) else 0)
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a folder beside it; put what was written there in its place on a clean exit.
+
+    Raises:
+        InputError: the folder does not exist, or `path` is a folder.
+        OSError: nothing can be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file to write to")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fer-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        put_in_place(temporary, path)
+
+
+def put_in_place(file: Path, target: Path) -> None:
+    """Move a finished file to its place, on the same disk and under the same name, weights beside it first."""
+    if _has_data(file):
+        data_path(file).replace(data_path(target))
+    else:
+        data_path(target).unlink(missing_ok=True)  # of a larger network that was there before
+    file.replace(target)
+
+
+def _has_data(path: Path) -> bool:
+    return data_path(path).is_file()
 
 
 def parity(model: MimicClassifier, onnx_file: Path, contract: Contract) -> dict[int, float]:
@@ -158,9 +203,11 @@ def _to_onnx(model: MimicClassifier, contract: Contract) -> onnx.ModelProto:
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
-    buffer = io.BytesIO()
-    onnx.save(proto, buffer)
-    path.write_bytes(buffer.getvalue())
+    if proto.ByteSize() > MOST_INSIDE:
+        location = data_path(path).name
+        onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=location)
+    else:
+        path.write_bytes(proto.SerializeToString())
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except onnx.checker.ValidationError as error:

@@ -52,11 +52,10 @@ def to_fp16(source: Path, target: Path) -> None:
         ExportError: ONNX Runtime's converter failed.
     """
     with _quietly("fp16"):
-        model = onnx.load(source)
-        _give_each_its_own(model)
-        converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=_KEPT_IN_FLOAT32)
+        converted = convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=_KEPT_IN_FLOAT32)
+        _drop_repeated_casts(converted)
         OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
-    target.write_bytes(_bytes(converted))
+    target.write_bytes(converted.SerializeToString())
 
 
 def to_dynamic_int8(source: Path, target: Path) -> None:
@@ -119,26 +118,22 @@ def to_static_int8(source: Path, target: Path, images: NDArray[np.float32], cali
 
 def write_contract(path: Path, contract: Contract) -> None:
     """Put a contract into an ONNX file in the place of any other."""
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)  # weights that lie beside it stay there
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    path.write_bytes(_bytes(model))
+    path.write_bytes(model.SerializeToString())
 
 
-def _give_each_its_own(model: onnx.ModelProto) -> None:
-    """Copy the constants that several nodes kept in float32 share: the converter adds a cast a use, of one name."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    taken: set[str] = set()
-    for number, node in enumerate(model.graph.node):
-        if node.op_type not in _KEPT_IN_FLOAT32:
+def _drop_repeated_casts(model: onnx.ModelProto) -> None:
+    """Keep one of the casts of a tensor: the converter adds one a node that is kept in float32, all of one name."""
+    made: set[str] = set()
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.output[0] in made:
             continue
-        for place, name in enumerate(node.input):
-            if name in constants and name in taken:
-                copy = onnx.TensorProto()
-                copy.CopyFrom(constants[name])
-                copy.name = f"{name}.{number}.{place}"
-                model.graph.initializer.append(copy)
-                node.input[place] = copy.name
-            taken.add(name)
+        made.update(node.output)
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
@@ -152,12 +147,6 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # the package has 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT_NAME: batch}
-
-
-def _bytes(model: onnx.ModelProto) -> bytes:
-    buffer = io.BytesIO()
-    onnx.save(model, buffer)
-    return buffer.getvalue()
 
 
 @contextlib.contextmanager

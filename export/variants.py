@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import shutil
 import statistics
 import tempfile
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.onnx_export import PARITY_TOLERANCE, export_onnx, parity
+from export.onnx_export import PARITY_TOLERANCE, data_path, export_onnx, parity, put_in_place, size_of
 from export.precision import CALIBRATIONS, to_dynamic_int8, to_fp16, to_static_int8, write_contract
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
@@ -121,17 +122,19 @@ def export_variants(
     model, _ = load_classifier(checkpoint)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        full = folder / FILES["fp32"]
+        # Of the name that it will have: a large network's weights lie beside it, and it names them.
+        full = folder / (targets["fp32"].name if "fp32" in targets else FILES["fp32"])
         export_onnx(checkpoint, full, tolerance=tolerance)
         before = None if faces is None else evaluate(OnnxClassifier(full, device="cpu"), faces.scored)
         source = _Source(model, full, faces, before, most_lost)
-        made = []
+        made, files = [], []
         for precision, target in targets.items():
             tell(f"{precision}: {target}")
-            file = folder / FILES[precision]
+            file = full if precision == "fp32" else folder / f"{precision}-{target.name}"
+            files.append(file)
             method = source.convert(precision, file)
             made.append(source.measured(precision, method, file, target))
-        _publish([(folder / FILES[variant.precision], variant.path) for variant in made])
+        _publish(list(zip(files, targets.values(), strict=True)))
     return made
 
 
@@ -216,7 +219,7 @@ class _Source:
             precision=precision,
             method=method,
             path=target,
-            bytes=file.stat().st_size,
+            bytes=size_of(file),
             sha256=file_sha256(file),
             differences=differences,
             images_per_s=ours,
@@ -287,14 +290,17 @@ def images_per_s(files: Sequence[Path], images: NDArray[np.float32]) -> list[flo
 
 def _publish(pairs: Sequence[tuple[Path, Path]]) -> None:
     """Give finished files their places, one after the other when all can be written."""
-    waiting = [(file, target, target.with_name(f".{target.name}.{os.getpid()}")) for file, target in pairs]
-    try:
-        for file, _, near in waiting:
-            near.write_bytes(file.read_bytes())
-        for _, target, near in waiting:
-            near.replace(target)
-    except OSError as error:
-        raise ExportError(f"cannot write {pairs[0][1].parent}: {error}") from error
-    finally:
-        for _, _, near in waiting:
-            near.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            waiting = []
+            for file, target in pairs:
+                folder = tempfile.TemporaryDirectory(dir=target.parent, prefix=".fer-")
+                near = Path(stack.enter_context(folder)) / target.name
+                shutil.copyfile(file, near)
+                if data_path(file).is_file():
+                    shutil.copyfile(data_path(file), data_path(near))
+                waiting.append((near, target))
+            for near, target in waiting:
+                put_in_place(near, target)
+        except OSError as error:
+            raise ExportError(f"cannot write {pairs[0][1].parent}: {error}") from error

@@ -113,6 +113,21 @@ def test_outputs_that_are_not_numbers_do_not_pass(tmp_path: Path, monkeypatch: p
         export_onnx(checkpoint, tmp_path / "a.onnx")
 
 
+def test_weights_of_a_large_network_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    inside = export_onnx(checkpoint, tmp_path / "b.onnx")
+    monkeypatch.setattr(module, "MOST_INSIDE", 100_000)
+    report = export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data", "a.safetensors", "b.onnx"]
+    assert (tmp_path / "a.onnx").stat().st_size < 0.5 * inside.bytes < report.bytes
+    crops = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8)
+    logits = [OnnxClassifier(tmp_path / name, device="cpu").logits(crops) for name in ("a.onnx", "b.onnx")]
+    np.testing.assert_allclose(*logits, atol=1e-6)
+    monkeypatch.undo()
+    export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx.data").exists()
+
+
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         export_onnx(tmp_path / "none.safetensors", tmp_path / "a.onnx")

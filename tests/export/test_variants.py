@@ -134,3 +134,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
     with pytest.raises(ExportError, match="cannot write"):
         export_variants(checkpoint, {"fp32": tmp_path / "missing" / "a.onnx"})
+
+
+def test_a_large_network_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.onnx_export.MOST_INSIDE", 100_000)
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    full, half = export_variants(checkpoint, {"fp32": tmp_path / "large.onnx", "fp16": tmp_path / "half.onnx"})
+    names = ["a.safetensors", "half.onnx", "large.onnx", "large.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert full.bytes == sum((tmp_path / name).stat().st_size for name in names[2:]) > half.bytes
+    crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    logits = [OnnxClassifier(one.path, device="cpu").logits(crops) for one in (full, half)]
+    np.testing.assert_allclose(*logits, atol=0.05)
