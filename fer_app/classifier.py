@@ -9,10 +9,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_app.bound_batches import BoundBatches
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import InputError, ModelContractError, ModelError
 from fer_app.preprocess import softmax, to_input
-from fer_app.session import Session, open_session
+from fer_app.session import DEFAULT_GPU, GpuOptions, Session, open_session, parse_device
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
@@ -50,7 +51,13 @@ class OnnxClassifier:
     """A classifier in an ONNX file that carries its contract."""
 
     def __init__(
-        self, path: Path | str, *, device: str = "auto", batch_size: int = 32, threads: int | None = None
+        self,
+        path: Path | str,
+        *,
+        device: str = "auto",
+        batch_size: int = 32,
+        threads: int | None = None,
+        gpu: GpuOptions = DEFAULT_GPU,
     ) -> None:
         """Load the file and hold its contract against its inputs and outputs.
 
@@ -59,17 +66,22 @@ class OnnxClassifier:
             device: see `fer_app.session.open_session`.
             batch_size: at most this many faces go through the network at once.
             threads: CPU threads; `None` is one per physical core.
+            gpu: what is asked of a CUDA device.
 
         Raises:
-            InputError: `batch_size` is below 1, or there is no such device name.
+            InputError: `batch_size` is below 1, there is no such device name, or the device does not have what `gpu`
+                asks for.
             ModelError: no such file, no usable device, or the contract is missing or does not fit.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
         self._path = Path(path)
-        self._session = open_session(self._path, device=device, threads=threads)
+        self._session = open_session(self._path, device=device, threads=threads, gpu=gpu)
         self._batch_size = batch_size
         self._contract = read_contract(self._session, str(self._path))
+        self._bound: BoundBatches | None = None
+        if parse_device(self._session.device).kind == "cuda":
+            self._bound = BoundBatches(self._session, batch_size, graphs=gpu.graphs)
 
     @property
     def contract(self) -> Contract:
@@ -104,6 +116,8 @@ class OnnxClassifier:
             InputError: the crops are not uint8 or have another shape.
             ModelError: the run failed on the device.
         """
+        if self._bound is not None:
+            return self._bound.run(len(crops), lambda rows, place: to_input(crops[rows], self._contract, out=place))
         return self._run(OUTPUT_NAME, crops)
 
     def probs(self, crops: Crops) -> NDArray[np.float32]:

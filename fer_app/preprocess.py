@@ -18,7 +18,11 @@ from fer_app.errors import InputError
 _UPSCALING = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
-def to_input(crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], contract: Contract) -> NDArray[np.float32]:
+def to_input(
+    crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+    contract: Contract,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """Prepare crops for a classifier: colour mode, size, normalisation.
 
     The colour mode comes first, on the 8-bit values, so that a grey picture and its copy in three equal channels give
@@ -29,6 +33,7 @@ def to_input(crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], contract: C
         crops: uint8, (N, h, w, 3) RGB or (N, h, w) grey; or a sequence of N pictures (h, w, 3) or (h, w) whose
             sizes may differ.
         contract: the classifier's contract.
+        out: of the result's shape, to be written to; None makes a new array.
 
     Returns:
         float32, (N, in_chans, img_size, img_size), normalised with the contract's mean and std; N may be 0.
@@ -38,7 +43,7 @@ def to_input(crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], contract: C
     """
     if not isinstance(crops, np.ndarray):
         inputs = [to_input(np.asarray(crop)[None], contract) for crop in crops]
-        return np.concatenate(inputs) if inputs else _no_input(contract)
+        return np.concatenate(inputs, out=out) if inputs else _no_input(contract)
     if crops.dtype != np.uint8 or not (crops.ndim == 3 or (crops.ndim == 4 and crops.shape[3] == 3)):
         raise InputError(f"crops must be uint8 (N, h, w, 3) or (N, h, w), got {crops.dtype} {crops.shape}")
     if len(crops) == 0:
@@ -52,7 +57,10 @@ def to_input(crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], contract: C
     mean = np.asarray(contract.mean, np.float32).reshape(1, -1, 1, 1)
     std = np.asarray(contract.std, np.float32).reshape(1, -1, 1, 1)
     normalised = (pixels / np.float32(255) - mean) / std
-    return np.ascontiguousarray(normalised)
+    if out is None:
+        return np.ascontiguousarray(normalised)
+    out[...] = normalised
+    return out
 
 
 def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from fer_app.model_choice import choose_model
 from fer_app.model_store import DEFAULT
 from fer_app.quality import face_quality
 from fer_app.results import Detections, Faces
-from fer_app.session import parse_device
+from fer_app.session import DEFAULT_GPU, GpuOptions, parse_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,6 +69,7 @@ class Recognizer:
         detect: bool = True,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         threads: int | None = None,
+        gpu: GpuOptions = DEFAULT_GPU,
     ) -> None:
         """Load the detector and the classifier.
 
@@ -84,16 +85,18 @@ class Recognizer:
             detect: `False` when every picture is a face crop already.
             max_pixels: a picture file with more is refused before it is decoded.
             threads: CPU threads; `None` is one per physical core.
+            gpu: what is asked of a CUDA device; detector and classifier have half of its memory each.
 
         Raises:
-            InputError: an argument out of its range.
+            InputError: an argument out of its range, or the device does not have what `gpu` asks for.
             ModelError: the model is not found, damaged, or has no fitting contract; the device cannot be used.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
+        share = gpu.share(2) if detect else gpu
         if isinstance(model, str | Path):
             file = choose_model(model, precision=precision, device=device)
-            model = OnnxClassifier(file, device=device, batch_size=batch_size, threads=threads)
+            model = OnnxClassifier(file, device=device, batch_size=batch_size, threads=threads, gpu=share)
         self.classifier: Classifier = model
         self.detector: MtcnnDetector | None = None
         if detect:
@@ -102,6 +105,7 @@ class Recognizer:
                 max_faces=max_faces,
                 device=detector_device(device),
                 threads=threads,
+                gpu=share,
             )
         self._batch_size = batch_size
         self._max_pixels = max_pixels

@@ -15,12 +15,14 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_app.cuda_driver import device_count
 from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
 
 DEVICES = "auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
@@ -40,6 +42,31 @@ class Device(NamedTuple):
 
     def __str__(self) -> str:
         return self.kind if self.kind in ("auto", "cpu") else f"{self.kind}:{self.ordinal}"
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """What is asked of a CUDA device besides its name.
+
+    Attributes:
+        memory_mb: at most so many MiB of the device's memory for weights and what is computed; None is no limit. What
+            CUDA's own libraries take comes on top.
+        graphs: record the work of a batch once for every size of batch, and replay it (CUDA graphs).
+    """
+
+    memory_mb: int | None = None
+    graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory_mb is not None and self.memory_mb < 1:
+            raise InputError(f"the limit of GPU memory is {self.memory_mb} MB, must be at least 1")
+
+    def share(self, parts: int) -> GpuOptions:
+        """Return the options of one of several sessions that keep within the limit together."""
+        return self if self.memory_mb is None else replace(self, memory_mb=max(1, self.memory_mb // parts))
+
+
+DEFAULT_GPU = GpuOptions()
 
 
 def parse_device(name: str) -> Device:
@@ -95,11 +122,12 @@ class Session:
         input_shapes: one tuple per input; an `int` is a fixed size, a `str` or `None` a free one.
         output_shapes: the same for the outputs.
         input_types: ONNX Runtime's names, such as `tensor(float)`.
+        inference: the `onnxruntime.InferenceSession`, for what else it can do.
     """
 
     def __init__(self, session: Any, device: Device, note: str = "") -> None:
         """Wrap an `onnxruntime.InferenceSession`; use `open_session` to make one."""
-        self._session = session
+        self.inference = session
         self.device = str(device)
         self.note = note
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
@@ -124,24 +152,32 @@ class Session:
             ModelError: the run failed (a wrong shape or type, or no memory left on the device).
         """
         try:
-            results = self._session.run(outputs, feeds)
+            results = self.inference.run(outputs, feeds)
         except Exception as error:
-            if not _from_onnxruntime(error):
-                raise
-            raise ModelError(f"the model failed on {self.device}: {_first_line(error)}") from error
+            raise self.failure(error) from error
         return [np.asarray(result) for result in results]
 
+    def failure(self, error: Exception) -> Exception:
+        """Return the error to raise for one that came out of a run: a `ModelError` where ONNX Runtime raised it."""
+        # Runs with bound memory report with a plain RuntimeError.
+        if not (_from_onnxruntime(error) or type(error) is RuntimeError):
+            return error
+        return ModelError(f"the model failed on {self.device}: {_first_line(error)}")
 
-def open_session(model: Path | bytes, *, device: str = "auto", threads: int | None = None) -> Session:
+
+def open_session(
+    model: Path | bytes, *, device: str = "auto", threads: int | None = None, gpu: GpuOptions = DEFAULT_GPU
+) -> Session:
     """Load an ONNX model.
 
     Args:
         model: the file, or its content.
         device: one of `DEVICES`. `auto` takes CUDA when it works and the CPU otherwise.
         threads: CPU threads of one run; `None` is one per physical core.
+        gpu: what is asked of a CUDA device.
 
     Raises:
-        InputError: no such device name.
+        InputError: no such device name, or the device does not have what `gpu` asks for.
         ModelNotFoundError: no such file.
         ModelError: the file is no ONNX model, or this ONNX Runtime cannot run it.
         ProviderUnavailableError: the asked-for device cannot be used; the message says why and what to install.
@@ -150,23 +186,30 @@ def open_session(model: Path | bytes, *, device: str = "auto", threads: int | No
     if isinstance(model, Path) and not model.is_file():
         raise ModelNotFoundError(f"no model file at {model}")
     if asked.kind != "auto":
-        return _open_on(model, asked, threads)
+        return _open_on(model, asked, threads, gpu)
     note = ""
-    if nvidia_device_visible():
+    # Graphs are a wish for CUDA: where it cannot be met, the reason is an error and not a note.
+    if nvidia_device_visible() or gpu.graphs:
         try:
-            return _open_on(model, Device("cuda"), threads)
+            return _open_on(model, Device("cuda"), threads, gpu)
         except ProviderUnavailableError as error:
+            if gpu.graphs:
+                raise
             note = str(error)
-    return _open_on(model, Device("cpu"), threads, note)
+    return _open_on(model, Device("cpu"), threads, gpu, note)
 
 
-def _open_on(model: Path | bytes, device: Device, threads: int | None, note: str = "") -> Session:
-    ort = _onnxruntime()
+def _open_on(model: Path | bytes, device: Device, threads: int | None, gpu: GpuOptions, note: str = "") -> Session:
+    if gpu.graphs and device.kind != "cuda":
+        raise InputError(f"CUDA graphs are a way of running on --device cuda; the device is {device}")
+    if gpu.memory_mb is not None and device.kind == "tensorrt":
+        raise InputError(f"the memory of {device} cannot be limited; use --device cuda:{device.ordinal}")
+    ort = runtime()
     if hopeless := _why_not_tried(device):
         raise ProviderUnavailableError(f"cannot run on {device}: {hopeless}")
     missing = "" if device.kind == "cpu" else _preload_cuda()
     wanted = _PROVIDERS[device.kind]
-    providers = [_with_options(name, device) for name in wanted]
+    providers = [_with_options(name, device, gpu) for name in wanted]
     content = str(model) if isinstance(model, Path) else model
     try:
         # enable_fallback=0: ONNX Runtime must not retry on the CPU behind our back, now or in a later run.
@@ -187,7 +230,7 @@ def _open_on(model: Path | bytes, device: Device, threads: int | None, note: str
 
 def available_providers() -> tuple[str, ...]:
     """Return ONNX Runtime's execution providers that the installed package was built with."""
-    return tuple(_onnxruntime().get_available_providers())
+    return tuple(runtime().get_available_providers())
 
 
 def device_problem(name: str) -> str:
@@ -201,8 +244,8 @@ def device_problem(name: str) -> str:
 
 
 @functools.cache
-def _onnxruntime() -> Any:
-    """Import ONNX Runtime once: quiet, and reporting to nobody."""
+def runtime() -> Any:
+    """Return ONNX Runtime: imported once, quiet, and reporting to nobody."""
     import onnxruntime as ort
 
     # Its warnings about accelerators that are not there would reach a user who asked for none;
@@ -221,13 +264,21 @@ def _options(ort: Any, threads: int | None) -> Any:
     return options
 
 
-def _with_options(provider: str, device: Device) -> str | tuple[str, dict[str, str]]:
+def _with_options(provider: str, device: Device, gpu: GpuOptions) -> str | tuple[str, dict[str, str]]:
     if provider == _CPU:
         return provider
     options = {"device_id": str(device.ordinal)}
     if provider == _CUDA:
         # The default tries every algorithm for every new input shape, and pictures come in all shapes.
         options["cudnn_conv_algo_search"] = "HEURISTIC"
+        # The default rounds float32 to 10 bits of mantissa in products; whoever wants less takes a file of less.
+        options["use_tf32"] = "0"
+        if gpu.memory_mb is not None:
+            options["gpu_mem_limit"] = str(gpu.memory_mb * 2**20)
+            # The default doubles what it holds, and would stop at half of the limit.
+            options["arena_extend_strategy"] = "kSameAsRequested"
+        if gpu.graphs:
+            options["enable_cuda_graph"] = "1"
     return provider, options
 
 
@@ -235,7 +286,7 @@ def _why_not_tried(device: Device) -> str:
     """A reason to give up on an accelerator before loading anything; empty when it is worth a try."""
     if device.kind == "cpu":
         return ""
-    available = _onnxruntime().get_available_providers()
+    available = runtime().get_available_providers()
     if _PROVIDERS[device.kind][0] not in available:
         return (
             "the installed ONNX Runtime has no such provider; it needs the package onnxruntime-gpu: " + _install_hint()
@@ -244,6 +295,13 @@ def _why_not_tried(device: Device) -> str:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         also = f" (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else ""
         return f"no NVIDIA driver found on this machine{also}; install the driver, or use --device cpu"
+    try:
+        count = device_count()
+    except ProviderUnavailableError as error:
+        return str(error)
+    if device.ordinal >= count:
+        last = f"the last one is {device.kind}:{count - 1}" if count else "the driver shows none"
+        return f"there is no NVIDIA device {device.ordinal}: {last}"
     return ""
 
 
@@ -253,7 +311,7 @@ def _preload_cuda() -> str:
     said = io.StringIO()
     # It reports with print(), which would end up between the results on stdout.
     with contextlib.redirect_stdout(said):
-        _onnxruntime().preload_dlls()
+        runtime().preload_dlls()
     missing = re.search(r"Failed to load ([^\s:]+)", said.getvalue())
     return f"{missing[1]} is missing; {_install_hint()}" if missing else ""
 
@@ -263,7 +321,7 @@ def _why_library_fails(device: Device) -> str:
     if device.kind == "cpu":
         return ""
     _preload_cuda()
-    folder = Path(_onnxruntime().__file__).parent / "capi"
+    folder = Path(runtime().__file__).parent / "capi"
     prefix, suffix = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
     try:
         ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_shared{suffix}"), mode=ctypes.RTLD_GLOBAL)

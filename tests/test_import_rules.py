@@ -71,7 +71,7 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"atomic_file", "contract", "results", "source_files", "stop_signals", "worker_processes"},
+    {"atomic_file", "contract", "cuda_driver", "results", "source_files", "stop_signals", "worker_processes"},
     {
         "anonymise",
         "boxes",
@@ -84,6 +84,7 @@ ROWS = (
         "smoothing",
         "video",
     },
+    {"bound_batches"},
     {"alignment", "annotate", "classifier", "detection", "parquet_sink", "quality", "tracking"},
     {"model_choice"},
     {"recognizer"},

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fer_app.cli.options import DeviceOption, ModelOption, PrecisionOption, refuse_unknown
+from fer_app.cli.options import (
+    CudaGraphsOption,
+    DeviceOption,
+    GpuMemoryOption,
+    ModelOption,
+    PrecisionOption,
+    refuse_unknown,
+)
 from fer_app.cli.predict import tell_device
 from fer_app.errors import InputError
 
@@ -72,6 +79,8 @@ def annotate(
     model: ModelOption = "default",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    gpu_memory: GpuMemoryOption = None,
+    cuda_graphs: CudaGraphsOption = False,
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
     ] = 40,
@@ -93,6 +102,7 @@ def annotate(
     from fer_app.cli.annotate_report import Report
     from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
+    from fer_app.session import GpuOptions
     from fer_app.stop_signals import StopSignals
     from fer_app.video import shown_name
     from fer_app.video_faces import Settings, Wanted, name_outputs
@@ -116,7 +126,8 @@ def annotate(
     _make_folder(output)
     if not (resume or overwrite):
         _refuse_overwriting([paths for _, paths in named])
-    recognizer = Recognizer(model_file, device=device, min_face_px=min_face, max_faces=max_faces)
+    gpu = GpuOptions(gpu_memory, cuda_graphs)
+    recognizer = Recognizer(model_file, device=device, min_face_px=min_face, max_faces=max_faces, gpu=gpu)
     tell_device(recognizer, device)
     outcomes: dict[int, Outcome] = {}
     with StopSignals() as signals:

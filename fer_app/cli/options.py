@@ -20,6 +20,15 @@ ModelOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda, cuda:N or tensorrt.")
 ]
+GpuMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpu-memory", min=1, metavar="MB", help="At most so much memory of a CUDA device  [default: no limit]"
+    ),
+]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs", help="On CUDA, record the classifier's work once and replay it.")
+]
 PrecisionOption = Annotated[
     str,
     typer.Option(

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fer_app.cli.options import DeviceOption, ModelOption, PrecisionOption, refuse_unknown
+from fer_app.cli.options import (
+    CudaGraphsOption,
+    DeviceOption,
+    GpuMemoryOption,
+    ModelOption,
+    PrecisionOption,
+    refuse_unknown,
+)
 from fer_app.errors import FerError, InputError
 
 if TYPE_CHECKING:
@@ -55,6 +62,8 @@ def predict(
     model: ModelOption = "default",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    gpu_memory: GpuMemoryOption = None,
+    cuda_graphs: CudaGraphsOption = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Faces classified at once.")] = 32,
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
@@ -77,6 +86,7 @@ def predict(
     if pictures:
         from fer_app.image_io import DEFAULT_MAX_PIXELS
         from fer_app.recognizer import Recognizer
+        from fer_app.session import GpuOptions
 
         recognizer = Recognizer(
             model,
@@ -87,6 +97,7 @@ def predict(
             max_faces=max_faces,
             detect=not no_detect,
             max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            gpu=GpuOptions(gpu_memory, cuda_graphs),
         )
         tell_device(recognizer, device)
         drawn = None if output is None else _DrawnPictures(output, pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from fer_app.detection.proposals import WINDOW_PX, Crew, Stage
 from fer_app.errors import InputError
 from fer_app.model_store import resolve_detector
 from fer_app.results import Detections
-from fer_app.session import open_session, parse_device, physical_cores
+from fer_app.session import DEFAULT_GPU, GpuOptions, open_session, parse_device, physical_cores
 
 # MTCNN names left and right as the picture shows them, this project as the subject has them.
 _TO_SUBJECT_ORDER = [1, 0, 2, 4, 3]
@@ -44,6 +45,7 @@ class MtcnnDetector:
         max_faces: int | None = None,
         device: str = "cpu",
         threads: int | None = None,
+        gpu: GpuOptions = DEFAULT_GPU,
     ) -> None:
         """Load the three networks.
 
@@ -54,6 +56,8 @@ class MtcnnDetector:
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
             device: as `fer_app.session.open_session` takes it.
             threads: CPU threads that share the work; `None` is one per physical core.
+            gpu: what is asked of a CUDA device. The networks keep within its memory together, and record no graphs:
+                pictures come in all sizes.
 
         Raises:
             InputError: a setting out of its range.
@@ -68,9 +72,10 @@ class MtcnnDetector:
         self.min_face_px = min_face_px
         self.thresholds = thresholds
         self.max_faces = max_faces
-        self._pnet, self.device = _load("pnet", device)
-        self._rnet, _ = _load("rnet", device)
-        self._onet, _ = _load("onet", device)
+        share = replace(gpu, graphs=False).share(3)
+        self._pnet, self.device = _load("pnet", device, share)
+        self._rnet, _ = _load("rnet", device, share)
+        self._onet, _ = _load("onet", device, share)
         self._crew = Crew(physical_cores() if threads is None else threads)
 
     def detect(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
@@ -148,9 +153,9 @@ def _need_picture(number: int, image: npt.NDArray[np.uint8]) -> None:
         raise InputError(f"picture {number} is {image.dtype} {image.shape}; detection takes uint8 (H, W, 3) RGB")
 
 
-def _load(name: str, device: str) -> tuple[Stage, str]:
+def _load(name: str, device: str, gpu: GpuOptions) -> tuple[Stage, str]:
     # One thread a run: runs share the cores, and what lies between them does too.
-    session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=1)
+    session = open_session(resolve_detector(f"mtcnn-{name}"), device=device, threads=1, gpu=gpu)
     portions = _CPU_PORTIONS if parse_device(session.device).kind == "cpu" else _ACCELERATOR_PORTIONS
     return Stage(lambda images: session.run({"images": images})[0], portions[name]), session.device
 

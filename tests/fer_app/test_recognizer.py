@@ -269,3 +269,26 @@ def test_any_classifier_will_do(tiny_model):
 def test_the_detector_never_runs_on_tensorrt():
     assert detector_device("tensorrt:1") == "cuda:1"
     assert [detector_device(name) for name in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda:0"]
+
+
+def test_the_sessions_keep_within_the_memory_of_the_device_together(tiny_model, monkeypatch):
+    from fer_app import classifier, session
+    from fer_app.detection import mtcnn
+
+    asked = []
+
+    def open_session(model, *, gpu, **how):
+        asked.append(gpu)
+        return session.open_session(model, **how)
+
+    for module in (classifier, mtcnn):
+        monkeypatch.setattr(module, "open_session", open_session)
+    options = session.GpuOptions(600, graphs=True)
+    Recognizer(tiny_model, device="cpu", gpu=options)
+    chosen, running, *networks = asked  # the file is opened once to learn what it is
+    assert chosen == session.DEFAULT_GPU
+    assert running == session.GpuOptions(300, graphs=True)
+    assert networks == [session.GpuOptions(100)] * 3
+    asked.clear()
+    Recognizer(tiny_model, device="cpu", gpu=options, detect=False)
+    assert asked[1:] == [options]

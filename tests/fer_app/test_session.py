@@ -8,7 +8,7 @@ import pytest
 
 from fer_app import session as session_module
 from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
-from fer_app.session import Device, device_problem, open_session, parse_device, physical_cores
+from fer_app.session import Device, GpuOptions, device_problem, open_session, parse_device, physical_cores
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,9 @@ def no_nvidia(monkeypatch):
 
 @pytest.fixture
 def fake_nvidia(monkeypatch):
-    """A machine that has the driver's files but no working CUDA."""
+    """A machine that has the driver and two devices but no working CUDA."""
     monkeypatch.setattr(session_module, "nvidia_device_visible", lambda: True)
+    monkeypatch.setattr(session_module, "device_count", lambda: 2)
     monkeypatch.setattr(session_module, "_preload_cuda", lambda: "libcublas is missing; pip install 'fer-mimic[cuda]'")
 
 
@@ -86,7 +87,7 @@ class StubSession:
 
 
 def use(monkeypatch, runtime):
-    monkeypatch.setattr(session_module, "_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(session_module, "runtime", lambda: runtime)
     monkeypatch.setattr(session_module, "_why_library_fails", lambda device: "")
 
 
@@ -138,6 +139,57 @@ def test_auto_takes_cuda_when_it_works(tiny_model, fake_nvidia, monkeypatch):
     assert open_session(tiny_model, device="cuda:1").device == "cuda:1"
     (provider, options), last = runtime.asked
     assert (provider, options["device_id"], last) == ("CUDAExecutionProvider", "1", "CPUExecutionProvider")
+
+
+def options_asked(runtime: StubRuntime) -> dict[str, str]:
+    return dict(runtime.asked[0][1])
+
+
+def test_provider_options_of_a_device(tiny_model, fake_nvidia, monkeypatch):
+    runtime = StubRuntime(["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    use(monkeypatch, runtime)
+    plain = {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+    open_session(tiny_model, device="cuda:1")
+    assert options_asked(runtime) == plain
+    open_session(tiny_model, device="cuda:1", gpu=GpuOptions(memory_mb=512))
+    assert options_asked(runtime) == plain | {
+        "gpu_mem_limit": str(512 * 1024 * 1024),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    open_session(tiny_model, device="cuda:1", gpu=GpuOptions(graphs=True))
+    assert options_asked(runtime) == plain | {"enable_cuda_graph": "1"}
+    open_session(tiny_model, device="tensorrt:1")
+    assert [name for name, _ in runtime.asked[:2]] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert [options["device_id"] for _, options in runtime.asked[:2]] == ["1", "1"]
+
+
+def test_a_device_that_is_not_there_is_an_error_that_names_the_last(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"]))
+    with pytest.raises(ProviderUnavailableError, match="no NVIDIA device 2: the last one is cuda:1"):
+        open_session(tiny_model, device="cuda:2")
+    monkeypatch.setattr(session_module, "device_count", lambda: 0)
+    with pytest.raises(ProviderUnavailableError, match="no NVIDIA device 0: the driver shows none"):
+        open_session(tiny_model, device="cuda")
+    assert "shows none" in open_session(tiny_model, device="auto").note
+
+
+def test_what_only_cuda_has_is_refused_elsewhere(tiny_model, no_nvidia):
+    for device in ("cpu", "tensorrt"):
+        with pytest.raises(InputError, match="CUDA graphs"):
+            open_session(tiny_model, device=device, gpu=GpuOptions(graphs=True))
+    with pytest.raises(ProviderUnavailableError, match="no NVIDIA driver"):
+        open_session(tiny_model, device="auto", gpu=GpuOptions(graphs=True))
+    with pytest.raises(InputError, match=r"memory of tensorrt:1 .* cuda:1"):
+        open_session(tiny_model, device="tensorrt:1", gpu=GpuOptions(memory_mb=100))
+    assert open_session(tiny_model, device="auto", gpu=GpuOptions(memory_mb=100)).device == "cpu"
+    with pytest.raises(InputError, match="0 MB"):
+        GpuOptions(memory_mb=0)
+
+
+def test_sessions_share_a_limit():
+    assert GpuOptions(600, graphs=True).share(3) == GpuOptions(200, graphs=True)
+    assert GpuOptions(1).share(3) == GpuOptions(1)
+    assert GpuOptions().share(3) == GpuOptions()
 
 
 def test_a_silent_fallback_is_an_error_when_asked_and_a_note_when_not(tiny_model, fake_nvidia, monkeypatch):

@@ -69,6 +69,7 @@ def test_no_arguments_show_the_help():
         ["predict", "x.jpg", "--device", "gpu"],
         ["predict", "x.jpg", "--batch-size", "0"],
         ["predict", "x.jpg", "--min-face", "3"],
+        ["predict", "x.jpg", "--gpu-memory", "0"],
         ["doctor", "--device", "gpu"],
     ],
     ids=" ".join,
@@ -215,6 +216,14 @@ def test_a_device_that_is_not_there_is_one_line(astronaut_path, tiny_model, monk
     result = fer("predict", astronaut_path, "--model", tiny_model, "--device", "cuda", status=1)
     assert result.stderr.startswith("fer: error: cannot run on cuda:0")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_cuda_graphs_are_not_left_out_in_silence(astronaut_path, tiny_model, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for device, said in (("cpu", "CUDA graphs"), ("auto", "cannot run on cuda:0")):
+        result = fer("predict", astronaut_path, "-m", tiny_model, "-d", device, "--cuda-graphs", status=1)
+        assert result.stderr.startswith(f"fer: error: {said}")
+        assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
 
 
 def test_auto_says_what_it_chose_where_there_was_a_choice(astronaut_path, tiny_model, monkeypatch):
