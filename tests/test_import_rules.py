@@ -88,7 +88,7 @@ ROWS = (
     {"alignment", "annotate", "classifier", "detection", "parquet_sink", "quality", "tracking"},
     {"model_choice"},
     {"recognizer"},
-    {"video_faces"},
+    {"bench", "video_faces"},
     {"__init__"},
     {"cli", "ui"},
 )

@@ -85,7 +85,9 @@ def test_import_is_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["annotate", "--help"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["predict", "--help"], ["annotate", "--help"], ["bench", "--help"]],
+    ids=" ".join,
 )
 def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:
     said, loaded = run(COMMAND, *arguments, cwd=tmp_path)
@@ -96,7 +98,7 @@ def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:
 
 def test_help_names_the_commands_of_every_folder(tmp_path: Path) -> None:
     said, _ = run(COMMAND, "--help", cwd=tmp_path)
-    for command in ("predict", "annotate", "models", "doctor", "train", "eval", "export", "sweep"):
+    for command in ("predict", "annotate", "bench", "models", "doctor", "train", "eval", "export", "sweep"):
         assert f" {command} " in said
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from fer_app.cli.annotate import annotate
+from fer_app.cli.bench import bench
 from fer_app.cli.doctor import doctor
 from fer_app.cli.lazy_group import LazyGroup
 from fer_app.cli.models import models
@@ -34,6 +35,7 @@ app.command()(predict)
 app.command()(annotate)
 app.command()(models)
 app.command()(doctor)
+app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:
