@@ -61,13 +61,21 @@ class Settings:
 
 
 class _Model(NamedTuple):
-    """A classifier that is open; `label` tells it from the others."""
+    """A classifier that is open.
+
+    Attributes:
+        label: tells it from the others.
+        file: where it lies.
+        classifier: runs it.
+        operations: of one face.
+        parts: how many of them its device does in which arithmetic; empty where that is not known.
+    """
 
     label: str
     file: Path
     classifier: OnnxClassifier
     operations: Operations
-    arithmetic: Precision | None
+    parts: dict[Precision, int]
 
 
 class _Row(NamedTuple):
@@ -173,16 +181,26 @@ def _open_models(settings: Settings) -> list[_Model]:
     }
     short = {file: f"{_name(file)} {classifier.contract.precision}" for file, classifier in classifiers.items()}
     taken = list(short.values())
-    return [
-        _Model(
-            label if taken.count(label) == 1 else str(file),
-            file,
-            classifiers[file],
-            count_operations(file),
-            arithmetic_of(classifiers[file].contract.precision, classifiers[file].device),
-        )
-        for file, label in short.items()
-    ]
+    models = []
+    for file, label in short.items():
+        operations = count_operations(file)
+        unique = label if taken.count(label) == 1 else str(file)
+        models.append(_Model(unique, file, classifiers[file], operations, _parts(classifiers[file], operations)))
+    return models
+
+
+def _parts(classifier: OnnxClassifier, operations: Operations) -> dict[Precision, int]:
+    if operations.flop is None:
+        return {}
+    rest: Precision = "fp16" if classifier.contract.precision == "fp16" else "fp32"
+    parts: dict[Precision, int] = {}
+    for precision, flop in ((rest, operations.flop - operations.int8), ("int8", operations.int8)):
+        arithmetic = arithmetic_of(precision, classifier.device)
+        if arithmetic is None and flop:
+            return {}
+        if arithmetic is not None and flop:
+            parts[arithmetic] = parts.get(arithmetic, 0) + flop
+    return parts
 
 
 def _name(file: Path) -> str:
@@ -205,11 +223,10 @@ def _find(detector: MtcnnDetector, scenes: Sequence[Scene], models: Sequence[_Mo
 
 def _peaks(models: Sequence[_Model], threads: int | None) -> Iterator[_Peak]:
     device = detector_device(models[0].classifier.device)
-    for arithmetic in dict.fromkeys(model.arithmetic for model in models):
-        if arithmetic is not None:
-            for side in sides(device):
-                product = Product(arithmetic, side, device, threads)
-                yield _Peak(arithmetic, product, Case(product.run))
+    for arithmetic in dict.fromkeys(arithmetic for model in models for arithmetic in model.parts):
+        for side in sides(device):
+            product = Product(arithmetic, side, device, threads)
+            yield _Peak(arithmetic, product, Case(product.run))
 
 
 def _picture_rows(detector: MtcnnDetector, pictures: Sequence[_Picture], models: Sequence[_Model]) -> Iterator[_Row]:
@@ -260,7 +277,7 @@ def _model_record(model: _Model) -> dict[str, Any]:
         "device": model.classifier.device,
         "flop_per_face": model.operations.flop,
         "flop_unknown": model.operations.unknown,
-        "product": model.arithmetic,
+        "flop_by_arithmetic": model.parts,
     }
 
 
@@ -292,11 +309,15 @@ def _row_record(row: _Row, peaks: Sequence[_Peak]) -> dict[str, Any]:
     if row.model is None or row.first is None:
         return record
     record["times_as_fast_as_first"] = row.case.times_as_fast(row.first)
-    flop, arithmetic = row.model.operations.flop, row.model.arithmetic
+    flop = row.model.operations.flop
     if row.stage == "classify" and flop is not None:
         record["gflop_per_s"] = flop * row.images / p50_s / 1e9
-        best = max((peak.flop_per_s for peak in peaks if peak.arithmetic == arithmetic), default=None)
-        if best is not None:
-            # The fastest run of either: what else the machine does would enter into the medians.
-            record["share_of_peak"] = flop * row.images / row.case.quantile_s(0) / best
+    if row.stage == "classify" and row.model.parts:
+        # The fastest run of either: what else the machine does would enter into the medians.
+        fastest = {
+            arithmetic: max(peak.flop_per_s for peak in peaks if peak.arithmetic == arithmetic)
+            for arithmetic in row.model.parts
+        }
+        floor_s = row.images * sum(flop / fastest[arithmetic] for arithmetic, flop in row.model.parts.items())
+        record["share_of_peak"] = floor_s / row.case.quantile_s(0)
     return record

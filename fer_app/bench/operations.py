@@ -1,4 +1,4 @@
-"""How much arithmetic a network is, counted from a run of it.
+"""How much arithmetic a network is, counted from runs of it.
 
 ONNX Runtime's trace of a run names every node with the shapes that went in and came out. Only products are counted
 (convolutions are products too), 2 operations a multiplication and addition; norms, softmax and activations are not, as
@@ -36,61 +36,80 @@ Split Sqrt Squeeze Sub Sum Swish Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """
 
 
+class Node(NamedTuple):
+    """A node that ran: its operator, and the shapes of its inputs and outputs."""
+
+    operator: str
+    given: Shapes
+    made: Shapes
+
+
 class Operations(NamedTuple):
     """What was counted.
 
     Attributes:
         flop: operations of one image; None when unknown.
+        int8: how many of them ONNX Runtime does in 8 bits on a CPU.
         unknown: the operators that stand in the way, or the reason why there is no count.
     """
 
     flop: int | None
+    int8: int = 0
     unknown: str = ""
 
 
 def count_operations(model: Path) -> Operations:
-    """Run a classifier once on one black image, on the CPU and as the file has it, and count.
+    """Run a classifier on one black image, on the CPU, and count.
 
     Args:
         model: an ONNX file with one input, whose first axis is free.
     """
     try:
-        nodes = _trace(model)
+        # Merged nodes would hide what they are made of, so all is counted in the graph as the file has it. What is
+        # meant to be done in 8 bits may be written there as float32 between two roundings: only merging shows that.
+        flop, unknown = _sum(_trace(model, optimised=False), _PRODUCTS)
+        int8, _ = _sum(_trace(model, optimised=True), {name: _PRODUCTS[name] for name in _INT8})
     except ModelError as error:
-        return Operations(None, str(error))
+        return Operations(None, unknown=str(error))
+    if unknown:
+        return Operations(None, unknown=f"the arithmetic of {', '.join(sorted(unknown))} is not known here")
+    return Operations(flop, int8)
+
+
+def _sum(nodes: list[Node], products: Mapping[str, Count]) -> tuple[int, set[str]]:
+    """Add up the operations of these products; returns the names of other nodes and of ones of unknown form as well."""
     light = frozenset(_LIGHT.split())
     flop, unknown = 0, set()
-    for name, given, made in nodes:
+    for node in nodes:
         try:
-            flop += 0 if name in light else _PRODUCTS[name](given, made)
+            flop += 0 if node.operator in light else products[node.operator](node.given, node.made)
         except (KeyError, ValueError, IndexError):
-            unknown.add(name)
-    if unknown:
-        return Operations(None, f"the arithmetic of {', '.join(sorted(unknown))} is not known here")
-    return Operations(flop)
+            unknown.add(node.operator)
+    return flop, unknown
 
 
-def _trace(model: Path) -> list[tuple[str, Shapes, Shapes]]:
-    """Return operator, input shapes and output shapes of every node that ran."""
+def _trace(model: Path, *, optimised: bool) -> list[Node]:
+    """Return the nodes that ran."""
     ort = runtime()
     with tempfile.TemporaryDirectory(prefix="fer-") as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "trace"))
-        # Merged nodes would hide what they are made of, and weights that are stored in another order their shapes.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if optimised else levels.ORT_DISABLE_ALL
+        # Weights that are stored in another order would not show their shapes.
         options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             inference = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelError(f"{model}: cannot be run without optimisations: {error}") from error
+            raise ModelError(f"{model}: cannot be run to count its arithmetic: {error}") from error
         session = Session(inference, Device("cpu"))
         shape = [size if isinstance(size, int) else 1 for size in session.input_shapes[0]]
         session.run({session.input_names[0]: np.zeros(shape, np.float32)})
         events = json.loads(Path(inference.end_profiling()).read_text(encoding="utf-8"))
     return [
-        (
+        Node(
             event["args"]["op_name"],
             _shapes(event["args"]["input_type_shape"]),
             _shapes(event["args"]["output_type_shape"]),
@@ -156,6 +175,18 @@ _PRODUCTS: dict[str, Count] = {
     "MatMulInteger": _product,
     "MatMulIntegerToFloat": _product,
     "MultiHeadAttention": _multi_head,
+    "QGemm": _product,
     "QLinearConv": _convolution(3),
     "QLinearMatMul": _product,
 }
+
+# Those that multiply 8-bit numbers.
+_INT8 = (
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+)

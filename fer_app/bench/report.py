@@ -26,6 +26,8 @@ def _head(report: dict[str, Any]) -> list[str]:
     for model in report["models"]:
         flop = model["flop_per_face"]
         operations = model["flop_unknown"] if flop is None else _operations(flop)
+        if flop and "int8" in model["flop_by_arithmetic"]:
+            operations += f" ({100 * model['flop_by_arithmetic']['int8'] / flop:.0f}% int8)"
         lines.append(
             f"model     {model['label']}: {model['img_size']} px, {operations}, sha256 {model['sha256'][:16]}…"
         )

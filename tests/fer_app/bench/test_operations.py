@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fer_app.bench import operations
-from fer_app.bench.operations import count_operations
+from fer_app.bench.operations import Node, count_operations
 from fer_app.model_store import resolve_model
 
 MAC = 2  # a multiplication and an addition
@@ -35,29 +35,31 @@ def test_products(operator, given, made, expected):
 
 def test_a_small_file(tiny_model):
     """Three mean colours times the weights of eight labels."""
-    assert count_operations(tiny_model) == (MAC * 3 * 8, "")
+    assert count_operations(tiny_model) == (MAC * 3 * 8, 0, "")
 
 
 def test_the_bundled_model_is_counted():
-    flop, unknown = count_operations(resolve_model())
-    assert unknown == ""
+    flop, int8, unknown = count_operations(resolve_model())
+    assert (int8, unknown) == (0, "")
     assert 1e8 < flop < 3e8
 
 
 @pytest.mark.parametrize("given", [[[2, 10]], [[2, 10, 3, 4, 5]]])
 def test_an_operator_of_unknown_form_makes_the_count_unknown(tiny_model, given, monkeypatch):
-    monkeypatch.setattr(operations, "_trace", lambda model: [("Relu", [], []), ("Attention", given, [[1, 2, 3]])])
-    assert count_operations(tiny_model) == (None, "the arithmetic of Attention is not known here")
+    monkeypatch.setattr(
+        operations, "_trace", lambda *_, **__: [Node("Relu", [], []), Node("Attention", given, [[1, 2, 3]])]
+    )
+    assert count_operations(tiny_model) == (None, 0, "the arithmetic of Attention is not known here")
 
 
 def test_an_unknown_operator_makes_the_count_unknown(tiny_model, monkeypatch):
     monkeypatch.delitem(operations._PRODUCTS, "MatMul")
-    assert count_operations(tiny_model) == (None, "the arithmetic of MatMul is not known here")
+    assert count_operations(tiny_model) == (None, 0, "the arithmetic of MatMul is not known here")
 
 
 def test_a_file_that_cannot_be_run(tmp_path):
     (tmp_path / "bad.onnx").write_text("bad")
-    flop, unknown = count_operations(tmp_path / "bad.onnx")
+    flop, _, unknown = count_operations(tmp_path / "bad.onnx")
     assert flop is None
     assert "bad.onnx" in unknown
 
