@@ -275,6 +275,7 @@ def _model_record(model: _Model) -> dict[str, Any]:
         "precision": model.classifier.contract.precision,
         "img_size": model.classifier.contract.img_size,
         "device": model.classifier.device,
+        "note": model.classifier.note,
         "flop_per_face": model.operations.flop,
         "flop_unknown": model.operations.unknown,
         "flop_by_arithmetic": model.parts,

@@ -31,6 +31,8 @@ def _head(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"model     {model['label']}: {model['img_size']} px, {operations}, sha256 {model['sha256'][:16]}…"
         )
+    # Why `auto` did not take the accelerator that it saw.
+    lines += [f"note      {note}" for note in dict.fromkeys(model["note"] for model in report["models"]) if note]
     for arithmetic in dict.fromkeys(product["arithmetic"] for product in report["products"]):
         speeds = [
             f"{product['gflop_per_s_best']:.0f} ({product['side']} x {product['side']})"

@@ -77,13 +77,17 @@ def _version(package: str) -> str:
 
 
 def _print_devices() -> None:
+    from fer_app.cuda_driver import device_count, device_name
     from fer_app.session import available_providers, device_problem, physical_cores
 
     _title("devices")
     _row("providers", ", ".join(available_providers()))
     _row("cpu", f"usable, {physical_cores()} threads")
     for name in ("cuda", "tensorrt"):
-        _row(name, device_problem(name) or "nothing speaks against it; the self-test tells")
+        problem = device_problem(name)
+        _row(name, problem or "nothing speaks against it; the self-test tells")
+        for ordinal in range(0 if problem else device_count()):
+            _row(f"{name}:{ordinal}", device_name(ordinal))
 
 
 def _check_weights() -> list[str]:

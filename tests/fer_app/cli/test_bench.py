@@ -164,6 +164,13 @@ def test_what_cannot_be_measured_is_one_line(tiny_model, tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["empty.png"]
 
 
+def test_auto_says_why_it_took_the_cpu(tiny_model, astronaut_path, monkeypatch):
+    monkeypatch.setattr(session, "nvidia_device_visible", lambda: True)
+    monkeypatch.setattr(session, "_PROVIDERS", {**session._PROVIDERS, "cuda": ("NoSuchProvider",)})
+    text = bench(tiny_model, "--seconds", 0, "--batch", 1, "--images", astronaut_path).stdout
+    assert "\nnote      cannot run on cuda:0" in text
+
+
 def test_a_gpu_is_named(monkeypatch):
     monkeypatch.setattr(machine, "device_name", lambda ordinal: f"GPU number {ordinal}")
     described = machine.describe_machine("cuda:1", 3)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fer_app
-from fer_app import model_store, session
+from fer_app import cuda_driver, model_store, session
 from fer_app.cli import app
 from fer_app.labels import LABELS
 
@@ -303,6 +303,17 @@ def test_doctor_finds_a_damaged_file(bundle):
     shown = fer("doctor", "--device", "cpu", status=1).stdout
     assert "rnet.onnx is damaged" in shown
     assert "all is well" not in shown
+
+
+def test_doctor_names_the_gpus(bundle, monkeypatch):
+    monkeypatch.setattr(session, "device_problem", lambda name: "" if name == "cuda" else f"no {name}")
+    monkeypatch.setattr(cuda_driver, "device_count", lambda: 2)
+    monkeypatch.setattr(cuda_driver, "device_name", lambda ordinal: f"GPU number {ordinal}")
+    shown = [line.split("  ") for line in fer("doctor", "--device", "cpu").stdout.splitlines()]
+    rows = {line[1]: line[-1].strip() for line in shown if len(line) > 2}
+    assert (rows["cuda:0"], rows["cuda:1"]) == ("GPU number 0", "GPU number 1")
+    assert rows["tensorrt"] == "no tensorrt"
+    assert "tensorrt:0" not in rows
 
 
 def test_doctor_says_why_a_device_cannot_be_used(bundle, monkeypatch):
