@@ -125,11 +125,12 @@ class Session:
         inference: the `onnxruntime.InferenceSession`, for what else it can do.
     """
 
-    def __init__(self, session: Any, device: Device, note: str = "") -> None:
-        """Wrap an `onnxruntime.InferenceSession`; use `open_session` to make one."""
+    def __init__(self, session: Any, device: Device, note: str = "", run_options: Any = None) -> None:
+        """Wrap an `onnxruntime.InferenceSession` and what its runs are given; use `open_session` to make one."""
         self.inference = session
         self.device = str(device)
         self.note = note
+        self._run_options = run_options
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self.input_names: tuple[str, ...] = tuple(node.name for node in inputs)
@@ -152,7 +153,7 @@ class Session:
             ModelError: the run failed (a wrong shape or type, or no memory left on the device).
         """
         try:
-            results = self.inference.run(outputs, feeds)
+            results = self.inference.run(outputs, feeds, self._run_options)
         except Exception as error:
             raise self.failure(error) from error
         return [np.asarray(result) for result in results]
@@ -225,7 +226,12 @@ def _open_on(model: Path | bytes, device: Device, threads: int | None, gpu: GpuO
     if wanted[0] not in session.get_providers():
         why = _why_library_fails(device) or missing or "ONNX Runtime could not start its provider"
         raise ProviderUnavailableError(f"cannot run on {device}: {why}")
-    return Session(session, device, note)
+    run_options = None
+    if gpu.graphs:
+        # Recording wants memory in fixed places, which an ordinary run does not have: it goes without.
+        run_options = ort.RunOptions()
+        run_options.add_run_config_entry("gpu_graph_id", "-1")
+    return Session(session, device, note, run_options)
 
 
 def available_providers() -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.errors import InputError
-from fer_app.image_files import find_images
 from fer_app.image_io import read_image
+from fer_app.source_files import find_images
 
 UInt8 = npt.NDArray[np.uint8]
 

@@ -137,7 +137,7 @@ def annotate(
 
         if jobs > 1 and len(named) > 1:
             del recognizer  # every process has its own
-            done = annotate_at_once(named, Job(model_file, device, settings, resume), jobs, stop)
+            done = annotate_at_once(named, Job(model_file, device, settings, resume, gpu), jobs, stop)
         else:
             done = _one_by_one(recognizer, named, settings, resume, stop)
         for place, outcome in done:

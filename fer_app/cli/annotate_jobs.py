@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_app.cli.annotate_one import Outcome, annotate_one
 from fer_app.cli.progress_line import StatusLine
 from fer_app.errors import ProcessLostError
-from fer_app.session import physical_cores
+from fer_app.session import DEFAULT_GPU, GpuOptions, physical_cores
 from fer_app.worker_processes import serve_parent, stop_signals_held
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ class Job:
         device: as `fer_app.session.open_session` takes it.
         settings: what is done with each video.
         resume: whether complete ones are left out.
+        gpu: what is asked of a CUDA device; all processes keep within its memory together.
     """
 
     model: Path
     device: str
     settings: Settings
     resume: bool
+    gpu: GpuOptions = DEFAULT_GPU
 
 
 def annotate_at_once(
@@ -63,6 +65,7 @@ def annotate_at_once(
     asked, frames, faces = context.Event(), context.Value("q", 0), context.Value("q", 0)
     jobs = min(jobs, len(named))
     threads = max(1, physical_cores() // jobs)
+    job = replace(job, gpu=job.gpu.share(jobs))
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(job, threads, asked, frames, faces))
     line = _JobsLine(len(named))
     try:
@@ -114,7 +117,12 @@ def _start(job: Job, threads: int, asked: Any, frames: Any, faces: Any) -> None:
 
     settings = job.settings
     recognizer = Recognizer(
-        job.model, device=job.device, min_face_px=settings.min_face_px, max_faces=settings.max_faces, threads=threads
+        job.model,
+        device=job.device,
+        min_face_px=settings.min_face_px,
+        max_faces=settings.max_faces,
+        threads=threads,
+        gpu=job.gpu,
     )
     progress = _Counted(frames, faces)
 

@@ -60,6 +60,13 @@ class StubRuntime:
         def add_session_config_entry(self, key, value):
             assert (key, value) == ("session.intra_op.allow_spinning", "0")
 
+    class RunOptions:
+        def __init__(self):
+            self.entries = {}
+
+        def add_run_config_entry(self, key, value):
+            self.entries[key] = value
+
     def InferenceSession(self, model, options, providers, enable_fallback):  # noqa: N802 - the library's name
         assert enable_fallback == 0
         self.asked = providers
@@ -78,6 +85,9 @@ class StubSession:
         return []
 
     get_outputs = get_inputs
+
+    def run(self, outputs, feeds, options):
+        return [None if options is None else options.entries]
 
     def get_modelmeta(self):
         class Meta:
@@ -161,6 +171,14 @@ def test_provider_options_of_a_device(tiny_model, fake_nvidia, monkeypatch):
     open_session(tiny_model, device="tensorrt:1")
     assert [name for name, _ in runtime.asked[:2]] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     assert [options["device_id"] for _, options in runtime.asked[:2]] == ["1", "1"]
+
+
+def test_an_ordinary_run_beside_graphs_is_not_recorded(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"]))
+    for graphs, expected in ((True, {"gpu_graph_id": "-1"}), (False, None)):
+        session = open_session(tiny_model, device="cuda", gpu=GpuOptions(graphs=graphs))
+        (given,) = session.run({})
+        assert given.item() == expected
 
 
 def test_a_device_that_is_not_there_is_an_error_that_names_the_last(tiny_model, fake_nvidia, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from fer_app.bench import operations
 from fer_app.bench.operations import Node, count_operations
-from fer_app.model_store import resolve_model
+from fer_app.model_store import bundled_models
 
 MAC = 2  # a multiplication and an addition
 
@@ -38,10 +38,16 @@ def test_a_small_file(tiny_model):
     assert count_operations(tiny_model) == (MAC * 3 * 8, 0, "")
 
 
-def test_the_bundled_model_is_counted():
-    flop, int8, unknown = count_operations(resolve_model())
+def test_the_bundled_model_is_counted_in_both_arithmetics():
+    (model,) = bundled_models()
+    flop, int8, unknown = count_operations(model.path)
     assert (int8, unknown) == (0, "")
     assert 1e8 < flop < 3e8
+    (variant,) = model.variants
+    assert variant.precision == "int8"
+    flop_there, int8, unknown = count_operations(variant.path)
+    assert (flop_there, unknown) == (flop, "")
+    assert int8 > 0.9 * flop
 
 
 @pytest.mark.parametrize("given", [[[2, 10]], [[2, 10, 3, 4, 5]]])

@@ -34,7 +34,20 @@ def two_models(tmp_path_factory, tiny_model, astronaut_path):
     """What comes out for two models, a picture with a face and one without: text and JSON."""
     folder = tmp_path_factory.mktemp("bench")
     cv2.imwrite(str(folder / "empty.png"), np.full((120, 160, 3), 90, np.uint8))
-    arguments = [tiny_model, "default", "--device", "cpu", "--seconds", "0", "--batch", "1,3", "--threads", "1"]
+    arguments = [
+        tiny_model,
+        "default",
+        "--device",
+        "cpu",
+        "--seconds",
+        "0",
+        "--batch",
+        "1,3",
+        "--threads",
+        "1",
+        "--precision",
+        "fp32",
+    ]
     pictures = ["--images", astronaut_path, "--images", folder / "empty.png"]
     shown = bench(*arguments, *pictures, "--json", folder / "out.json")
     assert shown.stderr == ""
@@ -105,8 +118,32 @@ def test_the_table(two_models):
 
 def test_without_arguments_it_measures_the_bundled_model_on_made_up_pictures():
     text = bench("--device", "cpu", "--seconds", "0", "--batch", "2").stdout
-    for said in ("mimic_hybrid_ferplus fp32", "1920 x 1080, 32 faces", "640 x 480, 1 face", "peak      fp32"):
+    for said in (
+        "mimic_hybrid_ferplus int8",
+        "1920 x 1080, 32 faces",
+        "640 x 480, 1 face",
+        "% int8)",
+        "peak      int8",
+    ):
         assert said in text
+
+
+def test_a_model_in_several_arithmetics_side_by_side(astronaut_path, tmp_path):
+    arguments = ["-d", "cpu", "--precision", "fp32,int8", "--seconds", 0, "--batch", 2, "--images", astronaut_path]
+    bench(*arguments, "--json", tmp_path / "out.json")
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [model["precision"] for model in report["models"]] == ["fp32", "int8"]
+    assert {product["arithmetic"] for product in report["products"]} == {"fp32", "int8"}
+    best = {
+        name: max(p["gflop_per_s_best"] for p in report["products"] if p["arithmetic"] == name)
+        for name in ("fp32", "int8")
+    }
+    rows = [row for row in report["rows"] if row["stage"] == "classify"]
+    for row, model in zip(rows, report["models"], strict=True):
+        assert row["model"] == model["label"]
+        least_ms = sum(2 * flop / best[name] / 1e6 for name, flop in model["flop_by_arithmetic"].items())
+        assert row["share_of_peak"] == pytest.approx(least_ms / row["ms_best"])
+        assert sum(model["flop_by_arithmetic"].values()) == model["flop_per_face"]
 
 
 def test_one_file_in_two_precisions_is_one_model(tiny_model, astronaut_path):
