@@ -70,8 +70,8 @@ class Attention(nn.Module):
 
     def _heads(self, tokens: Tensor) -> Tensor:
         """(B, n, D) to (B, heads, n, D / heads)."""
-        batch, length, _ = tokens.shape
-        return tokens.reshape(batch, length, self.num_heads, -1).transpose(1, 2)
+        batch, length, dim = tokens.shape
+        return tokens.reshape(batch, length, self.num_heads, dim // self.num_heads).transpose(1, 2)
 
 
 class LabelDecoderLayer(nn.Module):
