@@ -61,7 +61,10 @@ class RevisedLabels:
             confidences.values.tolist(),
         )
         try:
-            with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            with (
+                replacing(path) as temporary,
+                temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+            ):
                 rows = csv.writer(file, lineterminator="\n")
                 rows.writerow(["name", "given", "candidates", "revised", *(f"confidence_{name}" for name in names)])
                 for i, name in enumerate(self._faces.names):
