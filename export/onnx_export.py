@@ -156,9 +156,7 @@ def _output_names(model: nn.Module) -> list[str]:
     return list(names)
 
 
-def _compare_further_outputs(
-    model: nn.Module, file: Path, contract: Contract, tolerance: float, path: Path
-) -> None:
+def _compare_further_outputs(model: nn.Module, file: Path, contract: Contract, tolerance: float, path: Path) -> None:
     """Compare what comes beside the logits; its values may be larger than theirs, so that a share of them is allowed.
 
     Raises:

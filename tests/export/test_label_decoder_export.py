@@ -11,7 +11,7 @@ import torch
 
 from export.onnx_export import export_onnx
 from fer_app.classifier import OnnxClassifier
-from fer_app.errors import ModelContractError
+from fer_app.errors import ModelContractError, ModelError
 from fer_app.image_io import read_image
 from fer_app.recognizer import Recognizer
 from models.pll_fer import PllFerClassifier
@@ -55,13 +55,14 @@ def test_logits_and_maps_are_the_checkpoints(exported: tuple[Path, Path]) -> Non
     assert np.ptp(expected, axis=0).max() > 1e-2  # the comparison below can fail
     assert np.abs(served.logits(crops) - expected).max() < 1e-4
     maps = served.attention(crops)
-    assert maps is not None
     assert maps.shape == (9, 8, 5, 5)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1.0, atol=1e-5)
     assert np.ptp(maps, axis=(2, 3)).max() > 1e-2
-    (one,) = (served.attention(crops[3:4]),)
-    assert one is not None
-    np.testing.assert_allclose(one[0], maps[3], atol=1e-5)
+    np.testing.assert_allclose(served.attention(crops[3:4])[0], maps[3], atol=1e-5)
+    assert served.attention(crops[:0]).shape == (0, 8, 5, 5)
+    features = TorchClassifier(model, served.contract).features(crops)
+    np.testing.assert_allclose(served.features(crops), features, atol=1e-4)
+    assert served.outputs == ("logits", "features", "attention")
 
 
 def test_it_serves_like_any_other(exported: tuple[Path, Path], astronaut_path: Path) -> None:
@@ -79,11 +80,12 @@ def test_other_second_outputs_are_refused(
         node.input[:] = ["before" if given == "attention" else given for given in node.input]
     proto.graph.node.append(onnx.helper.make_node("Transpose", ["before"], [name], perm=order))
     shape = ["batch", *((8, 5, 5)[i - 1] for i in order[1:])]
-    proto.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    proto.graph.output[2].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
     onnx.save(proto, tmp_path / "a.onnx")
     with pytest.raises(ModelContractError, match="but the network is"):
         OnnxClassifier(tmp_path / "a.onnx", device="cpu")
 
 
 def test_a_file_without_maps_has_none(tiny_model: Path) -> None:
-    assert OnnxClassifier(tiny_model, device="cpu").attention(np.zeros((1, 16, 16, 3), np.uint8)) is None
+    with pytest.raises(ModelError, match="no output 'attention'"):
+        OnnxClassifier(tiny_model, device="cpu").attention(np.zeros((1, 16, 16, 3), np.uint8))

@@ -35,6 +35,10 @@ def test_the_decoder_reads_normalised_patch_tokens() -> None:
             torch.testing.assert_close(attention[:, :, row, column], weights[:, :, 4 * row + column])
     torch.testing.assert_close(attention.sum(dim=(2, 3)), torch.ones(3, 8))
     assert torch.equal(model(images), logits)
+    outputs = dict(zip(model.output_names, model.forward_outputs(images), strict=True))
+    assert torch.equal(outputs["logits"], logits)
+    assert torch.equal(outputs["features"], model.forward_features(images))
+    assert torch.equal(outputs["attention"], attention)
 
 
 def test_an_encoder_without_a_class_token_gives_all_its_tokens() -> None:
