@@ -25,6 +25,7 @@ from training.cli import evaluate, train
 from training.confidences import candidate_sets
 from training.data.ferplus import load_ferplus
 from training.evaluation import TorchClassifier, crops_of, hard_targets, load_classifier
+from training.kept_head import take_head
 from training.loop import LoopSettings, fit
 from training.pll_finetuning import PllFinetuning
 from training.recipe_files import load_recipe
@@ -207,6 +208,16 @@ def test_heads_and_what_checkpoints_say_of_them(mini_ferplus: Path, tmp_path: Pa
         assert info.contract.temperature == 1.5
         images = torch.randn(2, 1, 48, 48)
         assert torch.equal(model(images), target.model.eval()(images))
+
+
+def test_a_linear_head_is_new_after_a_label_decoder(mini_ferplus: Path, tmp_path: Path) -> None:
+    target = objective(mini_ferplus, *DECODER)
+    target.write(tmp_path / "a.safetensors", target.model, {}, {"dev_accuracy": 0.5})
+    model = objective(mini_ferplus).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    told = take_head(model, str(tmp_path / "a.safetensors"), target.class_names)
+    assert told == "head: new, as that of a.safetensors is of another kind"
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_sets_without_ambiguous_faces_are_refused(mini_ferplus: Path) -> None:
