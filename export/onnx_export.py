@@ -20,7 +20,6 @@ from fer_app.classifier import OnnxClassifier
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, ExportError, InputError, ParityError
 from fer_app.session import open_session
-from models.mimic import MimicClassifier
 from training.evaluation import load_classifier
 
 OPSET = 20
@@ -126,7 +125,7 @@ def _has_data(path: Path) -> bool:
     return data_path(path).is_file()
 
 
-def parity(model: MimicClassifier, onnx_file: Path, contract: Contract) -> dict[int, float]:
+def parity(model: nn.Module, onnx_file: Path, contract: Contract) -> dict[int, float]:
     """Compare torch with ONNX Runtime on random pictures: batch size to largest absolute difference of a logit."""
     session = open_session(onnx_file, device="cpu")
     rng = np.random.default_rng(0)
@@ -141,19 +140,23 @@ def parity(model: MimicClassifier, onnx_file: Path, contract: Contract) -> dict[
 
 
 class _Outputs(nn.Module):
-    """A classifier whose `forward` gives all outputs of the file."""
+    """A classifier whose `forward` gives all outputs of the file, those that its `output_names` tell."""
 
-    def __init__(self, model: MimicClassifier) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.model.forward_outputs(images)
+        outputs: tuple[Tensor, ...] = self.model.forward_outputs(images)  # type: ignore[operator]
+        return outputs
 
 
-def _compare_further_outputs(
-    model: MimicClassifier, file: Path, contract: Contract, tolerance: float, path: Path
-) -> None:
+def _output_names(model: nn.Module) -> list[str]:
+    names: tuple[str, ...] = model.output_names  # type: ignore[assignment]
+    return list(names)
+
+
+def _compare_further_outputs(model: nn.Module, file: Path, contract: Contract, tolerance: float, path: Path) -> None:
     """Compare what comes beside the logits; its values may be larger than theirs, so that a share of them is allowed.
 
     Raises:
@@ -161,9 +164,9 @@ def _compare_further_outputs(
     """
     images = _random_images(np.random.default_rng(1), PARITY_BATCHES[-1], contract)
     with torch.inference_mode():
-        expected = model.eval().forward_outputs(torch.from_numpy(images))
+        expected = _Outputs(model.eval())(torch.from_numpy(images))
     actual = open_session(file, device="cpu").run({"images": images})
-    for name, ours, theirs in zip(model.output_names, expected, actual, strict=True):
+    for name, ours, theirs in zip(_output_names(model), expected, actual, strict=True):
         worst = float(np.abs(ours.numpy() - theirs).max())
         if not worst <= tolerance + 1e-3 * float(ours.abs().max()):
             raise ParityError(f"{path}: {name} differs from the checkpoint's by up to {worst:.3g}; not written")
@@ -177,7 +180,7 @@ def _random_images(rng: np.random.Generator, batch: int, contract: Contract) -> 
     return images
 
 
-def _to_onnx(model: MimicClassifier, contract: Contract) -> onnx.ModelProto:
+def _to_onnx(model: nn.Module, contract: Contract) -> onnx.ModelProto:
     example = torch.zeros(2, contract.in_chans, contract.img_size, contract.img_size)
     try:
         with warnings.catch_warnings():
@@ -187,7 +190,7 @@ def _to_onnx(model: MimicClassifier, contract: Contract) -> onnx.ModelProto:
                 _Outputs(model).eval(),
                 (example,),
                 input_names=["images"],
-                output_names=list(model.output_names),
+                output_names=_output_names(model),
                 opset_version=OPSET,
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),

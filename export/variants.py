@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import nn
 
 from export.onnx_export import PARITY_TOLERANCE, data_path, export_onnx, parity, put_in_place, size_of
 from export.precision import CALIBRATIONS, to_dynamic_int8, to_fp16, to_static_int8, write_contract
@@ -24,7 +25,6 @@ from fer_app.errors import AccuracyLostError, ExportError, ParityError
 from fer_app.model_choice import MOST_LOST
 from fer_app.preprocess import to_input
 from fer_app.session import open_session
-from models.mimic import MimicClassifier
 from training.data.image_set import ImageSet
 from training.evaluation import crops_of, evaluate, file_sha256, load_classifier
 from training.metrics import ClassificationReport
@@ -150,7 +150,7 @@ class _Source:
         most_lost: as `export_variants` takes it.
     """
 
-    model: MimicClassifier
+    model: nn.Module
     full: Path
     faces: Faces | None
     before: ClassificationReport | None

@@ -143,6 +143,15 @@ class OnnxClassifier:
         """
         return self._run(EVIDENCE, crops)
 
+    def attention(self, crops: Crops) -> NDArray[np.float32]:
+        """Return where a label decoder looked for each label: float32, (N, K, h, w), each map sums to 1; N may be 0.
+
+        Raises:
+            InputError, ModelError: as `logits`; ModelError too when the file has no such output, as for networks
+                without a label decoder.
+        """
+        return self._run(ATTENTION, crops)
+
     def _run(self, output: str, crops: Crops) -> NDArray[np.float32]:
         if output not in self.outputs:
             raise ModelError(f"{self._path} has no output {output!r}; its outputs are {', '.join(self.outputs)}")

@@ -182,6 +182,17 @@ class MaskedAutoencoder(nn.Module):
         pred: Tensor = self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))
         return pred[:, prefix:]
 
+    def target(self, images: Tensor) -> Tensor:
+        """Return what is to be predicted of pictures as the encoder saw them: float32, (B, N, p * p * C)."""
+        target = patchify(images.float(), self.encoder.config.patch_size)
+        if self.norm_pix_loss:
+            # The published code divides by the unbiased variance.
+            # Written out: on a CPU `torch.var` is many times slower.
+            target = target - target.mean(dim=-1, keepdim=True)
+            variance = target.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
+            target = target / (variance + NORM_PIX_EPS).sqrt()
+        return target
+
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Return the mean squared error over the removed patches, a float32 scalar.
 
@@ -190,14 +201,7 @@ class MaskedAutoencoder(nn.Module):
             pred: (B, N, p * p * C).
             mask: (B, N), 1 where removed.
         """
-        target = patchify(images.float(), self.encoder.config.patch_size)
-        if self.norm_pix_loss:
-            # The published code divides by the unbiased variance.
-            # Written out: on a CPU `torch.var` is many times slower.
-            target = target - target.mean(dim=-1, keepdim=True)
-            variance = target.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
-            target = target / (variance + NORM_PIX_EPS).sqrt()
-        loss = (pred.float() - target).square().mean(dim=-1)
+        loss = (pred.float() - self.target(images)).square().mean(dim=-1)
         return (loss * mask).sum() / mask.sum()
 
     def forward(

@@ -17,6 +17,7 @@ from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, Pr
 from fer_app.preprocess import softmax, to_input
 from fer_app.session import parse_device
 from models.mimic import MimicClassifier
+from models.pll_fer import PllFerClassifier
 from models.vit import VisionTransformer, VitConfig
 from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
@@ -24,6 +25,7 @@ from training.metrics import ClassificationReport
 from training.predictions import Predictions
 
 _BATCH = 256
+_CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"linear": MimicClassifier, "label_decoder": PllFerClassifier}
 
 
 class LogitsSource(Protocol):
@@ -62,7 +64,7 @@ class TorchClassifier:
         return np.concatenate([none, *self._outputs(self.model, crops)])
 
     def features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (N, D) features, as `MimicClassifier.forward_features` does, of N crops, N at least 1."""
+        """Return (N, D) features, as the network's `forward_features` does, of N crops, N at least 1."""
         return np.concatenate(self._outputs(self.model.forward_features, crops))  # type: ignore[arg-type]
 
     @torch.inference_mode()
@@ -77,8 +79,10 @@ class TorchClassifier:
         return parts
 
 
-def build_classifier(info: CheckpointInfo) -> MimicClassifier:
+def build_classifier(info: CheckpointInfo) -> nn.Module:
     """Return the network that a classifier checkpoint describes, with fresh weights.
+
+    Its architecture names the kind of its head: `label_decoder`; without a name, the linear one of older checkpoints.
 
     Raises:
         CheckpointError: the checkpoint is an encoder's, or its architecture is not ours.
@@ -88,12 +92,13 @@ def build_classifier(info: CheckpointInfo) -> MimicClassifier:
     try:
         head = dict(info.architecture)
         encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
-        return MimicClassifier(encoder, **head)
+        kind = _CLASSIFIERS[head.pop("head", "linear")]
+        return kind(encoder, **head)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error
 
 
-def load_classifier(path: Path) -> tuple[MimicClassifier, CheckpointInfo]:
+def load_classifier(path: Path) -> tuple[nn.Module, CheckpointInfo]:
     """Read a classifier checkpoint; the model is in eval mode.
 
     Raises:

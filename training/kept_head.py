@@ -32,6 +32,8 @@ def take_head(model: nn.Module, init: str, class_names: tuple[str, ...]) -> str:
     weights, info = load_checkpoint(path)
     if info.contract is None:
         return "head: new, as the weights come without one"
+    if "head.weight" not in weights:
+        return f"head: new, as that of {path.name} is of another kind"
     known = info.contract.labels
     if other := [name for name in class_names if name not in known]:
         return f"head: new, as {path.name} does not know {', '.join(other)}"

@@ -16,13 +16,14 @@ from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.photo_stream import PhotoStream, StreamBatch
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
+from training.objective import Stateless
 from training.recipe import PretrainTable, Recipe
 from training.reconstruction import PICTURES, Reconstructions
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
 
 
-class MaePretraining:
+class MaePretraining(Stateless):
     """Reconstructs the masked patches of unlabelled pictures; its checkpoint is the encoder alone."""
 
     views = 1
@@ -50,7 +51,16 @@ class MaePretraining:
         encoder = VisionTransformer(recipe.model.vit_config())
         if encoder_weights is not None:
             load_encoder(encoder, encoder_weights, may_lack_norm=True)
-        self.model: nn.Module = MaskedAutoencoder(
+        self.model: nn.Module = self._build(encoder, table)
+        self.num_samples = len(images)
+        self._recipe, self._table, self._images = recipe, table, images
+        self._augment = recipe.model.augmentation(table.augment)
+        shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
+        self._reconstructions = self._pictures_of(recipe, table, shown)
+
+    def _build(self, encoder: VisionTransformer, table: PretrainTable) -> MaskedAutoencoder:
+        """Return the network that pre-trains the encoder."""
+        return MaskedAutoencoder(
             encoder,
             decoder_embed_dim=table.decoder_embed_dim,
             decoder_depth=table.decoder_depth,
@@ -58,11 +68,10 @@ class MaePretraining:
             mask_ratio=table.mask_ratio,
             norm_pix_loss=table.norm_pix_loss,
         )
-        self.num_samples = len(images)
-        self._recipe, self._table, self._images = recipe, table, images
-        self._augment = recipe.model.augmentation(table.augment)
-        shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
-        self._reconstructions = Reconstructions(recipe, table, shown)
+
+    def _pictures_of(self, recipe: Recipe, table: PretrainTable, shown: Tensor) -> Reconstructions:
+        """Return what draws the network's predictions for pictures, uint8 (N, C, H, W)."""
+        return Reconstructions(recipe, table, shown)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these pictures from others; those in memory have no names here."""

@@ -26,12 +26,13 @@ from training.losses.mscl_loss import MsclLoss
 from training.losses.scl_loss import SclLoss
 from training.metrics import best_temperature, classification_report
 from training.mixing import MixUpCutMix
+from training.objective import Stateless
 from training.recipe import FinetuneTable, Recipe
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, balanced_order, epoch_order
 
 
-class MimicFinetuning:
+class MimicFinetuning(Stateless):
     """Two augmented views of every face, mixed, through cross-entropy and a contrastive loss."""
 
     forward_methods: tuple[str, ...] = ("forward_train",)
@@ -62,17 +63,12 @@ class MimicFinetuning:
         if faces.targets is None:
             raise DatasetError("fine-tuning needs labelled faces")
         torch.manual_seed(recipe.seed)
-        self._head: dict[str, Any] = {
-            "num_classes": len(faces.class_names),
-            "projection": table.projection,
-            "projection_dim": table.projection_dim,
-            "global_pool": table.global_pool,
-        }
         encoder = VisionTransformer(recipe.model.vit_config(drop_path_rate=recipe.model.drop_path_rate))
         if encoder_weights is not None:
             load_encoder(encoder, encoder_weights, may_lack_norm=table.global_pool == "avg")
         self._encoder_config = encoder.config
-        self.model: nn.Module = MimicClassifier(encoder, **self._head)
+        self.model: nn.Module
+        self.model, self._head = self._build(encoder, table, len(faces.class_names))
         if recipe.model.stem == "conv":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.num_samples, self.views = len(faces.images), table.views
@@ -91,6 +87,18 @@ class MimicFinetuning:
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
         self._selection = None if selection is None else (crops_of(selection), hard_targets(selection))
+
+    def _build(
+        self, encoder: VisionTransformer, table: FinetuneTable, num_classes: int
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Return the classifier, and what a checkpoint says of its head: what `build_classifier` takes."""
+        head: dict[str, Any] = {
+            "num_classes": num_classes,
+            "projection": table.projection,
+            "projection_dim": table.projection_dim,
+            "global_pool": table.global_pool,
+        }
+        return MimicClassifier(encoder, **head), head
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these faces from others."""

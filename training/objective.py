@@ -52,6 +52,17 @@ class Objective(Protocol):
     def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return scalar terms of (a slice of) a step's samples; `loss` is the one that is minimised."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what `losses` changes beside the model, in main memory; nothing for most."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` returned.
+
+        Raises:
+            KeyError: it is something else's.
+            ValueError: it does not fit.
+        """
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return figures on the selection split, or nothing."""
 
@@ -60,3 +71,14 @@ class Objective(Protocol):
 
     def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write one checkpoint of the stage's kind."""
+
+
+class Stateless:
+    """An objective whose losses change nothing beside the model."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up nothing."""

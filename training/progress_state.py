@@ -103,6 +103,7 @@ class ProgressState:
                 "ema": self._ema.state_dict() if self._ema is not None else None,
                 "progress": vars(self.progress),
                 "means": self.means.state(),
+                "objective": self._objective.state(),
                 "data": self._objective.fingerprint(),
                 "processes": self._world.size,
             }
@@ -128,6 +129,7 @@ class ProgressState:
                 self._ema.load_state_dict(state["ema"])
             self.progress = Progress(**state["progress"])
             self.means.restore(state["means"])
+            self._objective.restore(state.get("objective", {}))  # older states have none
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             path = self._folder.path
             raise CheckpointError(f"the state in {path} is of another program or recipe: {error!r}") from error

@@ -28,6 +28,8 @@ from fer_app.errors import FerError
 from fer_app.labels import LABELS
 from models.vit import VitConfig, vit_config
 from training.augment import AugmentSpec, BatchAugment
+from training.confidences import Revision
+from training.data.ferplus_votes import VoteMode
 from training.losses.cross_entropy_loss import ClassWeights
 
 Stage = Literal["pretrain", "finetune"]
@@ -126,18 +128,20 @@ class _StageTable(_Table):
 
 
 class PretrainTable(_StageTable):
-    """Masked-image pre-training (He et al. 2022, arXiv:2111.06377).
+    """Masked-image pre-training: `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients.
 
-    `images` are `photos` without labels, the labelled set's `faces`, or both. `photos_from` are the names of the
-    folders, given with --data or found in them, whose photos are taken; empty takes all.
+    `images` are `photos` without labels, the labelled set's `faces` (of its part `split`), or both. `photos_from` are
+    the names of the folders, given with --data or found in them, whose photos are taken; empty takes all.
     `stream` reads photos again in every epoch instead of keeping them in memory; `auto` does so when they do not fit.
     `shuffle_buffer` and `strict_shards` (stop at a damaged shard instead of leaving out the rest of it) are a stream's.
 
     Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
+    `norm_pix_loss` is for pixels, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`.
     """
 
-    method: Literal["mae"] = "mae"
+    method: Literal["mae", "hog"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
+    split: Annotated[Literal["train", "train-main"], LATER] = "train-main"
     photos_from: Annotated[tuple[str, ...], LATER, Field(strict=False)] = ()
     stream: Annotated[Literal["auto"] | bool, LATER] = "auto"
     shuffle_buffer: Annotated[PositiveInt, LATER] = 4096
@@ -149,10 +153,43 @@ class PretrainTable(_StageTable):
     decoder_depth: PositiveInt = 8
     decoder_num_heads: PositiveInt = 16
     reconstructions_every: Annotated[NonNegativeInt, LATER] = 5
+    hog_cell_px: Annotated[PositiveInt, LATER] = 8
+    hog_gaussian_window: Annotated[NonNegativeInt, LATER] = 0
+
+
+class LabelDecoderTable(_Table):
+    """A label decoder in place of the linear head, see `models.label_decoder`.
+
+    With `uniform_weight` above 0 its queries begin at a regular simplex, and the uniform loss keeps them spread.
+    """
+
+    depth: PositiveInt = 2
+    num_heads: PositiveInt = 8
+    ffn_dim: PositiveInt = 2048
+    dropout: Moment = 0.1
+    uniform_weight: float = Field(0.1, ge=0.0)
+    uniform_temperature: PositiveFloat = 0.1
+
+
+class PllTable(_Table):
+    """Partial labels (PLL-FER, arXiv:2209.15402): candidates, and how confidences in them are revised.
+
+    Candidates are the labels that a target names (of FERPlus, with `finetune.votes = "shares"`, those with a vote), and
+    each other label with probability `flip_probability`, drawn once from `candidate_seed`. `revision` and `threshold`
+    are those of `training.confidences.revise`; it begins after `revise_after_epochs`. Every `sheet_every` epochs, and
+    after the last, a picture shows some of the revised labels; 0 is never.
+    """
+
+    flip_probability: Moment = 0.0
+    candidate_seed: int = Field(0, ge=0)
+    revision: Revision = "one_hot"
+    threshold: Moment = 0.2
+    revise_after_epochs: NonNegativeInt = 1
+    sheet_every: NonNegativeInt = 5
 
 
 class FinetuneTable(_StageTable):
-    """Supervised fine-tuning: CE, CE + SCL, or CE + MSCL (MIMIC, arXiv:2401.07245).
+    """Supervised fine-tuning: CE, CE + SCL, CE + MSCL (MIMIC, arXiv:2401.07245), or PLL (PLL-FER, arXiv:2209.15402).
 
     The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
     with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
@@ -162,8 +199,8 @@ class FinetuneTable(_StageTable):
     with the head of the classifier that `init` names, if it knows all classes.
     """
 
-    loss: Literal["ce", "scl", "mscl"] = "mscl"
-    votes: Literal["majority", "probability", "crossentropy", "multi_target", "argmax"] = "majority"
+    loss: Literal["ce", "scl", "mscl", "pll"] = "mscl"
+    votes: VoteMode = "majority"
     contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
     train_share: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 1.0
@@ -185,6 +222,28 @@ class FinetuneTable(_StageTable):
     cutmix_alpha: float = Field(2.0, ge=0.0)
     mix_prob: float = Field(1.0, ge=0.0, le=1.0)
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    pll: Annotated[PllTable | None, LATER] = None
+    label_decoder: Annotated[LabelDecoderTable | None, LATER] = None
+
+    @property
+    def partial_labels(self) -> PllTable:
+        """The table pll, or its defaults."""
+        return self.pll or PllTable()
+
+    @model_validator(mode="after")
+    def _partial_labels_fit(self) -> Self:
+        if self.loss != "pll":
+            if self.pll is not None or self.label_decoder is not None:
+                raise ValueError("the tables pll and label_decoder are for loss = 'pll'")
+            return self
+        needed = {"views": 1, "mix_prob": 0.0, "label_smoothing": 0.0, "class_weights": "none"}
+        if wrong := [f"{name} = {value!r}" for name, value in needed.items() if getattr(self, name) != value]:
+            raise ValueError(
+                f"loss = 'pll' revises labels by what it says of each face as it is: set {', '.join(wrong)}"
+            )
+        if self.label_decoder is not None and self.keep_head:
+            raise ValueError("keep_head = true goes on with a linear head: leave it out, or the table label_decoder")
+        return self
 
     @model_validator(mode="after")
     def _losses_fit(self) -> Self:
@@ -193,7 +252,7 @@ class FinetuneTable(_StageTable):
         if self.loss == "scl" and self.mix_prob > 0:
             raise ValueError("loss = 'scl' takes hard labels: set mix_prob = 0, or loss = 'mscl'")
         if self.votes == "multi_target":
-            raise ValueError("votes = 'multi_target' needs a loss of its own; none of ce, scl, mscl is it")
+            raise ValueError("votes = 'multi_target' needs a loss of its own; none of ce, scl, mscl, pll is it")
         return self
 
     @model_validator(mode="after")

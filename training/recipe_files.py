@@ -16,7 +16,15 @@ from pydantic import BaseModel, ValidationError
 
 from fer_app.errors import ConfigError
 from training.augment import AugmentSpec
-from training.recipe import ExpectedTable, FinetuneTable, ModelTable, PretrainTable, Recipe
+from training.recipe import (
+    ExpectedTable,
+    FinetuneTable,
+    LabelDecoderTable,
+    ModelTable,
+    PllTable,
+    PretrainTable,
+    Recipe,
+)
 
 _BESIDE_FIGURE = {"name", "summary", "seed", "checkpoint_minutes", "weights_license", "hardware", "expected"}
 """Keys that may change while a published figure stays one of the recipe."""
@@ -141,5 +149,7 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         ("expected",): ExpectedTable,
         ("pretrain", "augment"): AugmentSpec,
         ("finetune", "augment"): AugmentSpec,
+        ("finetune", "pll"): PllTable,
+        ("finetune", "label_decoder"): LabelDecoderTable,
     }
     return list(tables[location].model_fields) if location in tables else []

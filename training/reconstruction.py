@@ -62,11 +62,9 @@ class Reconstructions:
             return
         from training.plots import draw_picture_rows  # matplotlib is slow to import, and needed nowhere else here
 
-        contract = self._recipe.contract()
         device = next(model.parameters()).device
-        images = torch.from_numpy(to_input(self._crops, contract)).to(device)
-        rows = reconstruct(model, images, self._noise.to(device))
-        pixels = {name: _pixels(row, contract.mean, contract.std) for name, row in zip(_ROWS, rows, strict=True)}
+        images = torch.from_numpy(to_input(self._crops, self._recipe.contract())).to(device)
+        pixels = self._rows(model, images, self._noise.to(device))
         path = folder / "reconstructions" / f"epoch-{epoch:04d}.png"
         title = f"{self._recipe.name}, epoch {epoch} of {self._epochs}: {model.mask_ratio:.0%} of the patches masked"
         try:
@@ -74,6 +72,12 @@ class Reconstructions:
             draw_picture_rows(pixels, path, title=title)
         except (InputError, OSError) as error:
             raise CheckpointError(f"cannot write {path}: {error}") from error
+
+    def _rows(self, model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> dict[str, NDArray[np.uint8]]:
+        """Return the rows of the picture by name, uint8 (B, H, W, 1 or 3)."""
+        contract = self._recipe.contract()
+        rows = reconstruct(model, images, noise)
+        return {name: pixels_of(row, contract.mean, contract.std) for name, row in zip(_ROWS, rows, strict=True)}
 
 
 @torch.no_grad()
@@ -93,14 +97,7 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tupl
         painted: the same, the visible patches original and the masked ones predicted.
         images: as they came.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        # Compiling for this batch and this mode would take longer than the picture.
-        with torch.compiler.set_stance("force_eager"):
-            _, pred, mask = model(images, noise)
-    finally:
-        model.train(was_training)
+    pred, mask = predictions_of(model, images, noise)
     config = model.encoder.config
     patches, painted = patchify(images, config.patch_size), pred.float()
     if model.norm_pix_loss:
@@ -113,7 +110,21 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tupl
     return unpatchify(masked, side, grid), unpatchify(both, side, grid), images
 
 
-def _pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.uint8]:
+@torch.no_grad()
+def predictions_of(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a masked autoencoder's predictions and mask, see its `forward`, in eval mode; its own mode is left."""
+    was_training = model.training
+    model.eval()
+    try:
+        # Compiling for this batch and this mode would take longer than the picture.
+        with torch.compiler.set_stance("force_eager"):
+            _, pred, mask = model(images, noise)
+    finally:
+        model.train(was_training)
+    return pred, mask
+
+
+def pixels_of(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.uint8]:
     """Undo the normalisation: uint8, (B, H, W, C), gray where there is NaN."""
     shape = (1, -1, 1, 1)
     shares = images.cpu() * torch.tensor(std).reshape(shape) + torch.tensor(mean).reshape(shape)

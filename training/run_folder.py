@@ -9,6 +9,8 @@ last.safetensors     the newest checkpoint
 best.safetensors     the one with the best figure on the selection split, where a stage has one
 diverged.safetensors the weights of a run that was stopped because its loss or weights were no longer finite
 reconstructions      pictures of what a masked autoencoder paints, every few epochs
+confidences.csv      with partial labels: each face's candidates and what became of them
+revised              pictures of faces with revised labels, every few epochs
 done.json            written last: the stage's summary
 """
 

@@ -43,7 +43,7 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
     wrapped, optimizer = fabric.setup(model, make_optimizer(groups, settings))
     mark_forward_methods(wrapped, objective)
     wrapped.train()
-    started, done = 0.0, 0
+    started, done, before = 0.0, 0, objective.state()
     epoch = objective.start_epoch(0, settings.batch_size, world.share)
     batches = chain.from_iterable(epoch.starting_at(0) for _ in repeat(None))  # as often as it takes
     reset_peak(fabric.device)
@@ -63,6 +63,7 @@ def measure_speed(objective: Objective, settings: LoopSettings, fabric: Fabric) 
             started = _time_when_done(losses)
         else:
             done += len(batch)
+    objective.restore(before)
     return Speed(world.total(done / (_time_when_done(losses) - started)), peak_bytes(fabric.device))
 
 

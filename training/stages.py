@@ -27,6 +27,7 @@ from training.data.prepared import crop_note
 from training.distributed import World, launch
 from training.fingerprint import differences
 from training.fsdp import need_plain_run
+from training.hog_pretraining import HogPretraining
 from training.interruption import RunInterruptedError
 from training.kept_head import take_head
 from training.loop import LoopSettings, fit
@@ -35,6 +36,7 @@ from training.mae_pretraining import MaePretraining
 from training.memory import need_memory
 from training.mimic_finetuning import MimicFinetuning
 from training.objective import Objective
+from training.pll_finetuning import PllFinetuning
 from training.progress_state import Progress
 from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
@@ -42,6 +44,8 @@ from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
 from training.shared_faces import once_a_machine
+
+_PRETRAINING: dict[str, type[MaePretraining]] = {"mae": MaePretraining, "hog": HogPretraining}
 
 
 def run_recipe(
@@ -230,7 +234,7 @@ def _prepare(
     objective: Objective
     if isinstance(table, PretrainTable):
         images = _pretraining_images(recipe, table, data, folder, fabric, report, resume=resume)
-        objective = MaePretraining(recipe, table, images, start)
+        objective = _PRETRAINING[table.method](recipe, table, images, start)
     else:
         faces = _labelled(
             recipe,
@@ -244,7 +248,8 @@ def _prepare(
         )
         selects = table.split == "train-main"
         selection = _labelled(recipe, data, fabric, "dev", contempt=table.contempt) if selects else None
-        objective = MimicFinetuning(recipe, table, faces, selection, start)
+        kind = PllFinetuning if table.loss == "pll" else MimicFinetuning
+        objective = kind(recipe, table, faces, selection, start)
     settings = LoopSettings(
         epochs=table.epochs,
         batch_size=table.batch_size,
@@ -308,7 +313,7 @@ def _pretraining_images(
     if "photos" in table.images:
         parts.append(load_images(data.need_photos(table.photos_from), side, mode, limit=table.limit).images)
     if "faces" in table.images:
-        faces = _labelled(recipe, data, fabric, "train-main", limit=table.limit).images
+        faces = _labelled(recipe, data, fabric, table.split, limit=table.limit).images
         if faces.shape[-1] != side:
             faces = torch.nn.functional.interpolate(faces, size=(side, side), mode="bilinear", antialias=True)
         parts.append(faces if mode == "gray" else faces.expand(-1, 3, -1, -1))

@@ -71,7 +71,7 @@ def alone(mini_ferplus: Path, tmp_path_factory: pytest.TempPathFactory, fabric: 
     """The weights of each case after one process had all samples, and `start`, those before."""
     folder = tmp_path_factory.mktemp("alone")
     states = {}
-    for case in ("mae", "ce", "ce, balanced", "mscl, gathered"):
+    for case in ("mae", "ce", "ce, balanced", "mscl, gathered", "pll"):
         target = objective(case, mini_ferplus)
         states[f"{case}, start"] = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
         states[case] = train(target, folder / case, fabric)
@@ -98,13 +98,25 @@ def test_processes_end_with_the_same_weights(pair: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "theirs"), [*((case, case) for case in ("mae", "ce", "ce, balanced", "mscl, gathered")), ("mae", "passes")]
+    ("case", "theirs"),
+    [*((case, case) for case in ("mae", "ce", "ce, balanced", "mscl, gathered", "pll")), ("mae", "passes")],
 )
 def test_two_processes_take_the_steps_of_one(
     pair: Path, alone: dict[str, dict[str, Tensor]], case: str, theirs: str
 ) -> None:
     state = torch.load(pair / f"{theirs}-0.pt")
     assert distance(alone[case], state) < 5e-3 * distance(alone[case], alone[f"{case}, start"])
+
+
+def test_two_processes_revise_the_labels_that_one_does(
+    pair: Path, mini_ferplus: Path, tmp_path: Path, fabric: Fabric
+) -> None:
+    train(objective("pll", mini_ferplus), tmp_path, fabric)
+    ours, theirs = ((folder / "confidences.csv").read_text().splitlines() for folder in (tmp_path, pair / "pll"))
+    assert sum(bool(line.split(",")[3]) for line in ours[1:]) > 10
+    # A lead within rounding of the threshold may fall either way.
+    assert len(ours) == len(theirs)
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 1
 
 
 def test_processes_contrast_their_own_faces_unless_told(pair: Path, alone: dict[str, dict[str, Tensor]]) -> None:

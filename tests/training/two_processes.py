@@ -32,6 +32,7 @@ from training.loop import LoopSettings, fit
 from training.losses.mscl_loss import MsclLoss
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
+from training.pll_finetuning import PllFinetuning
 from training.recipe_files import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
@@ -44,6 +45,17 @@ CASES: dict[str, tuple[str, ...]] = {
     "ce, balanced": (*PLAIN, "finetune.loss=ce", "finetune.balanced=true"),
     "mscl, gathered": (*PLAIN, "finetune.contrastive_gather=true", "finetune.contrastive_weight=5.0"),
     "mscl, apart": (*PLAIN, "finetune.contrastive_weight=5.0"),
+    "pll": (
+        *PLAIN,
+        "finetune.loss=pll",
+        "finetune.votes=shares",
+        "finetune.views=1",
+        "finetune.balanced=true",
+        "finetune.pll.threshold=0.02",
+        "finetune.label_decoder.num_heads=2",
+        "finetune.label_decoder.ffn_dim=16",
+        "finetune.label_decoder.dropout=0.0",
+    ),
 }
 MIXED = ("model.drop_path_rate=0.3", "model.stem=conv", "model.stem_channels=[8, 8, 16, 16]")
 
@@ -114,7 +126,7 @@ class Diverging(MimicFinetuning):
 def finetuning(data: Path, kind: Any, *changes: str) -> Any:
     recipe = load_recipe("debug", list(changes))
     assert recipe.finetune is not None
-    faces, selection = load_ferplus(data, "train-main"), load_ferplus(data, "dev")
+    faces, selection = load_ferplus(data, "train-main", recipe.finetune.votes), load_ferplus(data, "dev")
     if recipe.finetune.balanced:  # something to balance: half of the classes but the first
         assert faces.targets is not None
         kept = (faces.targets.argmax(dim=1) == 0) | (torch.arange(len(faces)) % 2 == 0)
@@ -132,7 +144,7 @@ def streaming(shards: Path) -> Pretraining:
 
 def objective(case: str, data: Path) -> Any:
     if case != "mae":
-        return finetuning(data, MimicFinetuning, *CASES[case])
+        return finetuning(data, PllFinetuning if case == "pll" else MimicFinetuning, *CASES[case])
     recipe = load_recipe("debug")
     assert recipe.pretrain is not None
     return MaePretraining(recipe, recipe.pretrain, load_ferplus(data, "train-main").images, None)

@@ -1,7 +1,9 @@
 """FERPlus's rules that turn ten annotators' votes into training targets, over all pictures at once.
 
-Source: Barsoum et al. 2016 (arXiv:1608.01041), section 3, and the rules of the data set's published reader. In every
-mode single votes are taken as noise and removed first, and the sums go over what remains in all ten columns.
+Source: Barsoum et al. 2016 (arXiv:1608.01041), section 3, and the rules of the data set's published reader. In all of
+its modes single votes are taken as noise and removed first, and the sums go over what remains in all ten columns. The
+mode `shares`, which is not theirs, counts every vote, for partial-label learning (Wang, Sebe and Lepri 2022,
+arXiv:2209.15402); `repeated_shares` is the same without single votes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from fer_app.labels import LABELS
 
-VoteMode = Literal["majority", "probability", "crossentropy", "multi_target", "argmax"]
+VoteMode = Literal["majority", "probability", "crossentropy", "multi_target", "argmax", "shares", "repeated_shares"]
 VOTE_MODES: Final[tuple[VoteMode, ...]] = get_args(VoteMode)
 
 VOTE_COLUMNS: Final = (*LABELS, "unknown", "NF")
@@ -35,7 +37,9 @@ def vote_targets(votes: NDArray[np.integer], mode: VoteMode) -> tuple[NDArray[np
         votes: integer, (N, 10), columns `VOTE_COLUMNS`: the eight expressions, unknown, no face.
         mode: `majority`: one-hot where one column has more than half; `crossentropy` and `probability`: the
             distribution over the peaks (`probability` is trained on `sample_targets` of it, drawn anew each epoch);
-            `multi_target`: 1 for each column with 30% or more and 0.001 elsewhere; `argmax`: one-hot of the largest.
+            `multi_target`: 1 for each column with 30% or more and 0.001 elsewhere; `argmax`: one-hot of the largest;
+            `shares` and `repeated_shares`: the distribution of the votes over the expressions, where the largest column
+            is one of them.
 
     Returns:
         targets: float32, (N, 8), the columns of `fer_app.labels.LABELS`; zeros in dropped rows.
@@ -58,6 +62,10 @@ def vote_targets(votes: NDArray[np.integer], mode: VoteMode) -> tuple[NDArray[np
         kept = _above_share(counted)
     elif mode == "argmax":
         kept = _largest(counted)
+    elif mode == "shares":
+        kept = votes.astype(np.int64)
+    elif mode == "repeated_shares":
+        kept = counted
     else:
         raise ValueError(f"unknown mode {mode!r}; one of {', '.join(VOTE_MODES)}")
 

@@ -181,6 +181,8 @@ class TestRealData:
             ("crossentropy", 27_947, 3_508),
             ("multi_target", 27_667, 3_472),
             ("argmax", 28_385, 3_555),
+            ("shares", 28_385, 3_555),
+            ("repeated_shares", 28_385, 3_555),
         ],
     )
     def test_counts(self, ferplus_dir, mode, train, valid):

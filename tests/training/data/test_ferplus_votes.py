@@ -47,7 +47,13 @@ def argmax_oracle(votes):
     return {votes.index(max(votes)): max(votes)} if max(votes) else {}
 
 
+def shares_oracle(votes):
+    return {c: v for c, v in enumerate(votes) if v}
+
+
 ORACLES = {
+    "shares": shares_oracle,
+    "repeated_shares": shares_oracle,
     "majority": majority_oracle,
     "probability": peaks_oracle,
     "crossentropy": peaks_oracle,
@@ -58,7 +64,7 @@ ORACLES = {
 
 def oracle(row, mode):
     """One row: its eight targets, or None when it is dropped."""
-    kept = ORACLES[mode]([0 if v == 1 else int(v) for v in row])
+    kept = ORACLES[mode]([0 if v == 1 and mode != "shares" else int(v) for v in row])
     if not kept or min(c for c in kept if kept[c] == max(kept.values())) >= UNKNOWN:
         return None
     kept = {c: v for c, v in kept.items() if c < UNKNOWN}
@@ -92,7 +98,7 @@ def test_equals_the_oracle_on_many_rows(mode):
         np.testing.assert_allclose(values, expected or np.zeros(8), atol=1e-6, err_msg=str(line))
 
 
-@pytest.mark.parametrize("mode", VOTE_MODES)
+@pytest.mark.parametrize("mode", [mode for mode in VOTE_MODES if mode != "shares"])
 def test_single_votes_are_removed_first(mode):
     # Without the removal, happiness has 5 of 10: no majority.
     votes = row(happiness=5, neutral=1, sadness=1, anger=1, fear=1, unknown=1)
@@ -164,6 +170,13 @@ def test_multi_target(votes, kept):
 def test_argmax_takes_the_first_of_equals():
     assert targets_of(row(sadness=5, anger=5), "argmax")["sadness"] == 1.0
     assert targets_of(row(contempt=5, unknown=5), "argmax")["contempt"] == 1.0
+
+
+def test_shares_count_single_votes_and_leave_out_what_is_no_expression():
+    votes = row(happiness=5, neutral=1, fear=2, unknown=2)
+    shares = dict.fromkeys(LABELS, 0.0) | {"happiness": 0.625, "neutral": 0.125, "fear": 0.25}
+    assert targets_of(votes, "shares") == shares
+    assert targets_of(votes, "repeated_shares") == shares | {"happiness": 0.7143, "neutral": 0.0, "fear": 0.2857}
 
 
 def test_no_rows_give_no_targets():
