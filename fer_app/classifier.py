@@ -178,7 +178,8 @@ def read_contract(session: Session, name: str) -> Contract:
     text = session.metadata.get(METADATA_KEY)
     if text is None:
         raise ModelContractError(
-            f"{name} carries no contract (metadata key {METADATA_KEY}); it was not made by `fer export`"
+            f"{name} carries no contract (metadata key {METADATA_KEY}); it was not made by `fer export`; "
+            "`fer contract init` writes one into a copy"
         )
     try:
         contract = Contract.from_json(text)
