@@ -20,7 +20,7 @@ CONTRACT_VERSION = 1
 
 ColorMode = Literal["rgb", "gray"]
 Interpolation = Literal["bilinear", "bicubic"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.alignment import align_faces, alignable
-from fer_app.classifier import Classifier, OnnxClassifier
+from fer_app.backends import ONNX, open_classifier
+from fer_app.classifier import Classifier
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import FerError, InputError
 from fer_app.image_io import DEFAULT_MAX_PIXELS, from_pil, read_image
-from fer_app.model_choice import choose_model
 from fer_app.model_store import DEFAULT
 from fer_app.quality import face_quality
 from fer_app.results import Detections, Faces
@@ -63,6 +63,7 @@ class Recognizer:
         *,
         device: str = "auto",
         precision: str = "auto",
+        backend: str = ONNX,
         batch_size: int = 32,
         min_face_px: float = 40,
         max_faces: int | None = None,
@@ -75,10 +76,11 @@ class Recognizer:
 
         Args:
             model: the name of a bundled classifier, the path of an ONNX file or a folder made by `fer export`, or a
-                classifier.
+                classifier; other backends have their own kinds of files.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`; the detector runs on CUDA where the
                 classifier runs on TensorRT, because an engine serves one picture size.
             precision: of the classifier, as `fer_app.model_choice.choose_model` takes it.
+            backend: what computes the classifier, one of `fer_app.backends.backend_names()`.
             batch_size: at most this many faces are classified, and this many pictures held in memory, at once.
             min_face_px: side in px of the smallest face looked for.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
@@ -89,14 +91,22 @@ class Recognizer:
 
         Raises:
             InputError: an argument out of its range, or the device does not have what `gpu` asks for.
+            MissingExtraError: the backend needs a package that is not installed.
             ModelError: the model is not found, damaged, or has no fitting contract; the device cannot be used.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
         share = gpu.share(2) if detect else gpu
         if isinstance(model, str | Path):
-            file = choose_model(model, precision=precision, device=device)
-            model = OnnxClassifier(file, device=device, batch_size=batch_size, threads=threads, gpu=share)
+            model = open_classifier(
+                model,
+                backend=backend,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+                threads=threads,
+                gpu=share,
+            )
         self.classifier: Classifier = model
         self.detector: MtcnnDetector | None = None
         if detect:

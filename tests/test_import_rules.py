@@ -71,7 +71,7 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"atomic_file", "contract", "cuda_driver", "results", "source_files", "stop_signals", "worker_processes"},
+    {"atomic_file", "contract", "cuda_driver", "extras", "results", "source_files", "stop_signals", "worker_processes"},
     {
         "anonymise",
         "boxes",
@@ -87,6 +87,7 @@ ROWS = (
     {"bound_batches"},
     {"alignment", "annotate", "classifier", "detection", "parquet_sink", "quality", "tracking"},
     {"model_choice"},
+    {"backends"},
     {"recognizer"},
     {"bench", "video_faces"},
     {"__init__"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fer_app.cli.options import (
+    BackendOption,
     CudaGraphsOption,
     DeviceOption,
     GpuMemoryOption,
@@ -79,6 +80,7 @@ def annotate(
     model: ModelOption = "default",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    backend: BackendOption = "onnx",
     gpu_memory: GpuMemoryOption = None,
     cuda_graphs: CudaGraphsOption = False,
     min_face: Annotated[
@@ -91,16 +93,16 @@ def annotate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")] = False,
 ) -> None:
     """Read the expressions of every face in videos; draw them, and write rows and a summary."""
-    refuse_unknown(device, precision)
+    refuse_unknown(device, precision, backend)
     _refuse_contradictions(fps=fps, every=every, smooth=smooth, no_video=no_video, blur=blur)
     if resume and overwrite:
         raise typer.BadParameter("give --resume or --overwrite, not both", param_hint="--overwrite")
+    from fer_app.backends import ONNX, find_model
     from fer_app.cli.live_input import refuse_live_contradictions
 
     refuse_live_contradictions(videos, duration=duration, every=every, resume=resume, jobs=jobs)
     from fer_app.cli.annotate_jobs import Job, annotate_at_once
     from fer_app.cli.annotate_report import Report
-    from fer_app.model_choice import choose_model
     from fer_app.recognizer import Recognizer
     from fer_app.session import GpuOptions
     from fer_app.stop_signals import StopSignals
@@ -109,7 +111,7 @@ def annotate(
 
     wanted = Wanted(video=not no_video, jsonl=jsonl, parquet=parquet, timeline=timeline, storyboard=storyboard)
     wanted.check_installed()
-    model_file = choose_model(model, precision=precision, device=device)
+    model_file = find_model(model, backend=backend, precision=precision, device=device)
     settings = Settings(
         every=every,
         fps=fps,
@@ -120,6 +122,7 @@ def annotate(
         min_face_px=min_face,
         max_faces=max_faces,
         model_sha256=_sha256(model_file),
+        backend=None if backend == ONNX else f"{backend} {precision}",
     )
     found = _expanded(videos, recursive, output)
     named = list(zip(found, name_outputs(found, output, wanted), strict=True))
@@ -127,7 +130,15 @@ def annotate(
     if not (resume or overwrite):
         _refuse_overwriting([paths for _, paths in named])
     gpu = GpuOptions(gpu_memory, cuda_graphs)
-    recognizer = Recognizer(model_file, device=device, min_face_px=min_face, max_faces=max_faces, gpu=gpu)
+    recognizer = Recognizer(
+        model_file,
+        device=device,
+        precision=precision,
+        backend=backend,
+        min_face_px=min_face,
+        max_faces=max_faces,
+        gpu=gpu,
+    )
     tell_device(recognizer, device)
     outcomes: dict[int, Outcome] = {}
     with StopSignals() as signals:
@@ -137,7 +148,8 @@ def annotate(
 
         if jobs > 1 and len(named) > 1:
             del recognizer  # every process has its own
-            done = annotate_at_once(named, Job(model_file, device, settings, resume, gpu), jobs, stop)
+            job = Job(model_file, device, precision, backend, settings, resume, gpu)
+            done = annotate_at_once(named, job, jobs, stop)
         else:
             done = _one_by_one(recognizer, named, settings, resume, stop)
         for place, outcome in done:

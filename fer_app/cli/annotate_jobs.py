@@ -32,6 +32,8 @@ class Job:
     Attributes:
         model: the classifier's file.
         device: as `fer_app.session.open_session` takes it.
+        precision: as `fer_app.model_choice.choose_model` takes it.
+        backend: what computes the classifier.
         settings: what is done with each video.
         resume: whether complete ones are left out.
         gpu: what is asked of a CUDA device; all processes keep within its memory together.
@@ -39,6 +41,8 @@ class Job:
 
     model: Path
     device: str
+    precision: str
+    backend: str
     settings: Settings
     resume: bool
     gpu: GpuOptions = DEFAULT_GPU
@@ -119,6 +123,8 @@ def _start(job: Job, threads: int, asked: Any, frames: Any, faces: Any) -> None:
     recognizer = Recognizer(
         job.model,
         device=job.device,
+        precision=job.precision,
+        backend=job.backend,
         min_face_px=settings.min_face_px,
         max_faces=settings.max_faces,
         threads=threads,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
-import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from fer_app.errors import FerError, MissingExtraError
+from fer_app.errors import FerError
+from fer_app.extras import entry_points_of, needs_extras
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -63,12 +62,8 @@ class LazyCommand(TyperCommand):
         return _load(self._entry_point).make_context(info_name, args, parent, **extra)
 
 
-@functools.cache
 def _entry_points() -> dict[str, EntryPoint]:
-    # Not at the top: it loads the whole of `email`, which our own commands do without.
-    from importlib.metadata import entry_points
-
-    return {entry_point.name: entry_point for entry_point in entry_points(group=GROUP)}
+    return entry_points_of(GROUP)
 
 
 def _load(entry_point: EntryPoint) -> Any:
@@ -85,37 +80,7 @@ def _load(entry_point: EntryPoint) -> Any:
 
 
 def _needs_extras(entry_point: EntryPoint, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the lack of a package, on import or later in a run, into an error that names the extra."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if not missing or missing == entry_point.module.partition(".")[0]:
-                raise
-            raise MissingExtraError(
-                f"`fer {entry_point.name}` needs {missing}, which is not installed: {_remedy(entry_point, missing)}"
-            ) from error
-
-    return wrapped
-
-
-def _remedy(entry_point: EntryPoint, missing: str) -> str:
-    """Find the extra of the command's distribution that brings a package; one named like the command comes first."""
-    distribution = entry_point.dist
-    if distribution is None:
-        return f"pip install {missing}"
-    extras = distribution.metadata.get_all("Provides-Extra") or []
-    bringing = [
-        extra[1]
-        for requirement in distribution.requires or []
-        if re.match(rf"{re.escape(missing)}\b", requirement.replace("-", "_"), re.IGNORECASE)
-        and (extra := re.search(r"extra == ['\"]([\w.-]+)['\"]", requirement))
-    ]
-    best = entry_point.name if entry_point.name in extras else next(iter(bringing), "")
-    return f"pip install '{distribution.name}[{best}]'" if best else f"pip install {missing}"
+    return needs_extras(f"`fer {entry_point.name}`", entry_point, function)
 
 
 def first_line_of_help(entry_point: EntryPoint) -> str:

@@ -32,13 +32,24 @@ CudaGraphsOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        "--precision", metavar="NAME", help="Arithmetic of the classifier: auto, fp32, fp16 or int8 (see `fer models`)."
+        "--precision",
+        metavar="NAME",
+        help="Arithmetic of the classifier: auto, fp32, fp16, bf16 or int8 (see `fer models`).",
+    ),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="What computes the classifier: onnx, torch (.safetensors) or tensorrt (.engine).",
     ),
 ]
 
 
-def refuse_unknown(device: str, precision: str) -> None:
-    """Take a name that means no device, or no precision, for wrong usage."""
+def refuse_unknown(device: str, precision: str, backend: str) -> None:
+    """Take a name that means no device, no precision, or no backend, for wrong usage."""
+    from fer_app.backends import ONNX, backend_names
     from fer_app.model_choice import PRECISIONS
     from fer_app.session import parse_device
 
@@ -48,3 +59,5 @@ def refuse_unknown(device: str, precision: str) -> None:
         raise typer.BadParameter(str(error), param_hint="--device") from error
     if precision not in PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
+    if backend != ONNX and backend not in backend_names():
+        raise typer.BadParameter(f"{backend!r} is none of {', '.join(backend_names())}", param_hint="--backend")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fer_app.cli.options import (
+    BackendOption,
     CudaGraphsOption,
     DeviceOption,
     GpuMemoryOption,
@@ -62,6 +63,7 @@ def predict(
     model: ModelOption = "default",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    backend: BackendOption = "onnx",
     gpu_memory: GpuMemoryOption = None,
     cuda_graphs: CudaGraphsOption = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Faces classified at once.")] = 32,
@@ -80,7 +82,7 @@ def predict(
     ] = None,
 ) -> None:
     """Find the faces in pictures and read their expressions."""
-    refuse_unknown(device, precision)
+    refuse_unknown(device, precision, backend)
     report = _Report()
     pictures = _expand(sources, recursive, output, report)
     if pictures:
@@ -92,6 +94,7 @@ def predict(
             model,
             device=device,
             precision=precision,
+            backend=backend,
             batch_size=batch_size,
             min_face_px=min_face,
             max_faces=max_faces,

@@ -47,6 +47,7 @@ class Settings:
         min_face_px: smallest face looked for, px.
         max_faces: only the largest so many faces of a frame; None for all.
         model_sha256: of the classifier's file.
+        backend: what computes the classifier and in which arithmetic, where that is not ONNX Runtime.
     """
 
     every: int = 1
@@ -58,6 +59,7 @@ class Settings:
     min_face_px: float = 40
     max_faces: int | None = None
     model_sha256: str = ""
+    backend: str | None = None
 
     @property
     def search_every(self) -> int | None:

@@ -111,7 +111,7 @@ def test_a_file_is_taken_as_it_is(tiny_model: Path) -> None:
         choose_model(tiny_model, precision="int8")
     with pytest.raises(ModelNotFoundError, match="no model 'nothing'"):
         choose_model("nothing")
-    with pytest.raises(InputError, match="no such precision: 'int4'; use one of auto, fp32, fp16, int8"):
+    with pytest.raises(InputError, match="no such precision: 'int4'; use one of auto, fp32, fp16, bf16, int8"):
         Recognizer(tiny_model, precision="int4", device="cpu")
 
 
