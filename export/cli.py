@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fer_app.errors import CheckpointError, DatasetError, ExportError
+from fer_app.errors import CheckpointError, DatasetError, ExportError, InputError
 
 if TYPE_CHECKING:
+    from export.engine_file import Batches
     from export.variants import Faces
     from fer_app.contract import Precision
     from training.data.image_set import ImageSet
@@ -24,8 +25,21 @@ def export(
     ],
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", metavar="NAME", help="fp32, fp16 or int8, or several with commas  [default: fp32]"),
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="fp32, fp16 or int8, of TensorRT bf16 too; several with commas  [default: fp32]",
+        ),
     ] = None,
+    output_format: Annotated[
+        Literal["onnx", "tensorrt"], typer.Option("--format", help="ONNX files, or engines for this machine's GPU.")
+    ] = "onnx",
+    batches: Annotated[
+        str, typer.Option("--batches", metavar="A,B,C", help="Least, usual and largest batch of an engine.")
+    ] = "1,32,128",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="The GPU that engines are built on: auto or cuda:N.")
+    ] = "auto",
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Labelled faces, as fer eval takes them: score every file; int8 needs them."),
@@ -40,21 +54,21 @@ def export(
         float, typer.Option("--atol", help="Largest difference of a logit that is accepted for fp32.")
     ] = 1e-4,
 ) -> None:
-    """Export a checkpoint to ONNX, prove that each file computes the same, and measure it again."""
+    """Export a checkpoint to ONNX or TensorRT, prove that each file computes the same, and measure it again."""
     from export.export_report import table, write_report
     from export.variants import FILES, export_variants
     from training.evaluation import file_sha256
 
-    precisions = _precisions(precision or ["fp32"])
+    if output_format == "tensorrt":
+        _export_engines(checkpoint, output, precision or ["fp32"], batches, device, data, split, max_drop)
+        return
+    precisions = _precisions(precision or ["fp32"], list(FILES))
     single = output.suffix.lower() == ".onnx"
     if single and len(precisions) > 1:
         raise typer.BadParameter("several precisions need a folder", param_hint="--output")
     faces = None if data is None else _faces(checkpoint, data, split, calibrate="int8" in precisions)
     if not single:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ExportError(f"cannot write {output}: {error.strerror}") from error
+        _make_folder(output)
     targets = {one: output if single else output / FILES[one] for one in precisions}
     variants = export_variants(
         checkpoint,
@@ -73,14 +87,61 @@ def export(
         typer.echo(f"{variant.path}  sha256 {variant.sha256}")
 
 
-def _precisions(asked: list[str]) -> list[Precision]:
-    """Read names with or without commas, each once, in one order."""
-    from export.variants import FILES
+def _export_engines(
+    checkpoint: Path,
+    folder: Path,
+    precision: list[str],
+    batches: str,
+    device: str,
+    data: Path | None,
+    split: str,
+    max_drop: float,
+) -> None:
+    """Do what `--format tensorrt` asks for."""
+    from export.tensorrt_export import ENGINES, engine_table, export_engines
 
+    precisions = _precisions(precision, list(ENGINES))
+    sizes = _batches(batches)
+    if folder.suffix in (".onnx", ".engine"):
+        raise typer.BadParameter("engines go into a folder, each with its contract", param_hint="--output")
+    faces = None if data is None else _faces(checkpoint, data, split, calibrate="int8" in precisions)
+    engines = export_engines(
+        checkpoint,
+        folder,
+        precisions,
+        batches=sizes,
+        device=device,
+        faces=faces,
+        most_lost=max_drop / 100,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(engine_table(engines))
+    for engine in engines:
+        typer.echo(f"{engine.path}  sha256 {engine.record.sha256}")
+
+
+def _batches(text: str) -> Batches:
+    from export.engine_file import Batches
+
+    try:
+        return Batches.parse(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--batches") from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _precisions(asked: list[str], known: list[Precision]) -> list[Precision]:
+    """Read names with or without commas, each once, in one order."""
     names = {name.strip() for text in asked for name in text.split(",")}
-    if unknown := sorted(names - FILES.keys()):
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(FILES)}", param_hint="--precision")
-    return [name for name in FILES if name in names]
+    if unknown := sorted(names.difference(known)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}", param_hint="--precision")
+    return [name for name in known if name in names]
 
 
 def _faces(checkpoint: Path, data: Path, split: str, *, calibrate: bool) -> Faces:

@@ -106,15 +106,23 @@ def init(
 
 @contract.command("show")
 def show(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a .safetensors checkpoint.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An ONNX file, a .safetensors checkpoint or an .engine.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the contract as JSON.")] = False,
 ) -> None:
     """Show what a model file says of itself; of an ONNX file its inputs and outputs too."""
+    from export.engine_file import read_record
     from fer_app.classifier import read_contract
     from fer_app.session import open_session
 
     if model.suffix == ".safetensors":
         found = _of_checkpoint(model)
+    elif model.suffix == ".engine":
+        record = read_record(model)
+        found = record.contract
+        if not as_json:
+            _row("engine", f"TensorRT {record.tensorrt}, {record.gpu}, batches {' / '.join(map(str, record.batches))}")
     else:
         session = open_session(model, device="cpu", threads=1)
         if not as_json:

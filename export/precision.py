@@ -81,7 +81,9 @@ def to_dynamic_int8(source: Path, target: Path) -> None:
         )
 
 
-def to_static_int8(source: Path, target: Path, images: NDArray[np.float32], calibration: Calibration) -> None:
+def to_static_int8(
+    source: Path, target: Path, images: NDArray[np.float32], calibration: Calibration, *, symmetric: bool = False
+) -> None:
     """Write a network whose convolutions and products with weights are 8-bit, scaled by what calibration saw.
 
     Weights are signed with a scale a channel, activations unsigned. Weights have seven bits: processors without VNNI
@@ -93,10 +95,13 @@ def to_static_int8(source: Path, target: Path, images: NDArray[np.float32], cali
         target: what to write, without metadata.
         images: float32, (N, C, H, W), normalised, typical ones.
         calibration: how ranges are taken from them.
+        symmetric: whether activations are signed and around zero, weights have all eight bits, and biases stay in
+            float32, as TensorRT has it.
 
     Raises:
         ExportError: ONNX Runtime's quantiser failed.
     """
+    signed = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False} if symmetric else {}
     with _quietly("int8"), tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -107,12 +112,12 @@ def to_static_int8(source: Path, target: Path, images: NDArray[np.float32], cali
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_HEAVY,
             per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
+            reduce_range=not symmetric,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=_METHOD_OF[calibration],
             # Products of two activations, in attention, stay in float32.
-            extra_options={"MatMulConstBOnly": True, "CalibPercentile": _PERCENTILE},
+            extra_options={"MatMulConstBOnly": True, "CalibPercentile": _PERCENTILE, **signed},
         )
 
 

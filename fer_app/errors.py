@@ -21,6 +21,7 @@
     |- ExportError
     |  |- ParityError                   the exported file does not compute what the checkpoint does
     |  |- AccuracyLostError             the exported file scores worse than it may
+    |  |- EngineBuildError              an engine cannot be built: the package, the GPU or the network stands against it
     |- MissingExtraError                a command needs packages that the base install does not bring
 
 At the command line a `FerError` is one line on stderr and exit status 1, a `StoppedError` has a status of its own; a
@@ -152,6 +153,10 @@ class ParityError(ExportError):
 
 class AccuracyLostError(ExportError):
     """An exported file whose accuracy is lower than the checkpoint's by more than it may be."""
+
+
+class EngineBuildError(ExportError):
+    """An engine that cannot be built: its builder is missing, there is no GPU, or the network is refused."""
 
 
 class MissingExtraError(FerError):

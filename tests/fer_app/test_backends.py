@@ -113,5 +113,5 @@ def test_at_the_command_line(abacus, tiny_model: Path, astronaut_path: Path):
 
 
 def test_the_backends_of_this_project_are_declared():
-    assert set(backend_names()) >= {"onnx", "torch"}
+    assert set(backend_names()) >= {"onnx", "torch", "tensorrt"}
     assert {one.value for one in entry_points(group=backends.GROUP)} >= {"export.torch_backend"}
