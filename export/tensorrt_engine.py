@@ -31,7 +31,7 @@ def build_engine(
     The network is strongly typed: each of its tensors is computed in the type that the ONNX file gives it.
 
     Args:
-        network: an ONNX classifier in the precision that the engine is to have.
+        network: an ONNX classifier in the precision that the engine is to have, in a folder for passing files.
         contract: of the classifier; a float32 one has no TF32 in its engine either.
         batches: the optimisation profile.
         gpu: where it will run.
@@ -52,7 +52,7 @@ def build_engine(
         typed = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         parsed = builder.create_network(typed)
         parser = tensorrt.OnnxParser(parsed, logger)
-        if not parser.parse(_logits_only(network)):
+        if not parser.parse_from_file(str(_logits_only(network))):
             said = [parser.get_error(number).desc() for number in range(parser.num_errors)]
             raise EngineBuildError(f"TensorRT {tensorrt.__version__} cannot read the network: {_reason(said)}")
         config = builder.create_builder_config()
@@ -75,14 +75,15 @@ def build_engine(
     return bytes(plan)
 
 
-def _logits_only(path: Path) -> bytes:
-    """Return an ONNX file without its further outputs, which an engine would compute each time."""
-    model = onnx.load(path)
+def _logits_only(path: Path) -> Path:
+    """Write an ONNX file beside another, without its further outputs, which an engine would compute each time."""
+    model = onnx.load(path, load_external_data=False)
     logits = [output for output in model.graph.output if output.name == OUTPUT_NAME]
     del model.graph.output[:]
     model.graph.output.extend(logits)
-    content: bytes = model.SerializeToString()
-    return content
+    target = path.with_name(f"logits-{path.name}")
+    target.write_bytes(model.SerializeToString())
+    return target
 
 
 def _use_timing_cache(config: Any, path: Path | None, tell: Callable[[str], None]) -> None:

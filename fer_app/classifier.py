@@ -76,7 +76,7 @@ class OnnxClassifier:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
         self._path = Path(path)
-        self._session = open_session(self._path, device=device, threads=threads, gpu=gpu)
+        self._session = open_session(self._path, device=device, threads=threads, gpu=gpu, largest_batch=batch_size)
         self._batch_size = batch_size
         self._contract = read_contract(self._session, str(self._path))
         self._bound: BoundBatches | None = None

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fer_app.cuda_driver import device_count
 from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
+from fer_app.tensorrt_cache import tensorrt_options
 
 DEVICES = "auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
 _CUDA = "CUDAExecutionProvider"
@@ -167,7 +168,12 @@ class Session:
 
 
 def open_session(
-    model: Path | bytes, *, device: str = "auto", threads: int | None = None, gpu: GpuOptions = DEFAULT_GPU
+    model: Path | bytes,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
+    largest_batch: int | None = None,
 ) -> Session:
     """Load an ONNX model.
 
@@ -176,6 +182,7 @@ def open_session(
         device: one of `DEVICES`. `auto` takes CUDA when it works and the CPU otherwise.
         threads: CPU threads of one run; `None` is one per physical core.
         gpu: what is asked of a CUDA device.
+        largest_batch: TensorRT builds its engine for 1 to so many pictures; `None` leaves the sizes to ONNX Runtime.
 
     Raises:
         InputError: no such device name, or the device does not have what `gpu` asks for.
@@ -187,7 +194,7 @@ def open_session(
     if isinstance(model, Path) and not model.is_file():
         raise ModelNotFoundError(f"no model file at {model}")
     if asked.kind != "auto":
-        return _open_on(model, asked, threads, gpu)
+        return _open_on(model, asked, threads, gpu, largest_batch=largest_batch)
     note = ""
     # Graphs are a wish for CUDA: where it cannot be met, the reason is an error and not a note.
     if nvidia_device_visible() or gpu.graphs:
@@ -200,7 +207,14 @@ def open_session(
     return _open_on(model, Device("cpu"), threads, gpu, note)
 
 
-def _open_on(model: Path | bytes, device: Device, threads: int | None, gpu: GpuOptions, note: str = "") -> Session:
+def _open_on(
+    model: Path | bytes,
+    device: Device,
+    threads: int | None,
+    gpu: GpuOptions,
+    note: str = "",
+    largest_batch: int | None = None,
+) -> Session:
     if gpu.graphs and device.kind != "cuda":
         raise InputError(f"CUDA graphs are a way of running on --device cuda; the device is {device}")
     if gpu.memory_mb is not None and device.kind == "tensorrt":
@@ -213,6 +227,11 @@ def _open_on(model: Path | bytes, device: Device, threads: int | None, gpu: GpuO
     providers = [_with_options(name, device, gpu) for name in wanted]
     content = str(model) if isinstance(model, Path) else model
     try:
+        if device.kind == "tensorrt":
+            if why := _why_library_fails(device) or missing:
+                raise ProviderUnavailableError(f"cannot run on {device}: {why}")
+            options = {"device_id": str(device.ordinal)} | tensorrt_options(ort, content, largest_batch)
+            providers[0] = (_TENSORRT, options)
         # enable_fallback=0: ONNX Runtime must not retry on the CPU behind our back, now or in a later run.
         session = ort.InferenceSession(content, _options(ort, threads), providers=providers, enable_fallback=0)
     except Exception as error:

@@ -72,6 +72,7 @@ OWN = {
 ROWS = (
     {"errors", "labels"},
     {"atomic_file", "contract", "cuda_driver", "extras", "results", "source_files", "stop_signals", "worker_processes"},
+    {"tensorrt_cache"},
     {
         "anonymise",
         "boxes",

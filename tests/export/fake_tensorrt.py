@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,8 @@ def _fill(module: Any, state: State) -> None:  # noqa: C901 - a package in one f
         def __init__(self, network: Network, logger: Any) -> None:
             self.network = network
 
-        def parse(self, content: bytes) -> bool:
-            self.network.content = content
+        def parse_from_file(self, path: str) -> bool:
+            self.network.content = Path(path).read_bytes()
             return state.refuses != "parse"
 
         def get_error(self, number: int) -> Any:

@@ -302,9 +302,9 @@ def test_bf16_network(tmp_path: Path, overrides: list[str]) -> None:
     kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "b.onnx").graph.initializer}
     assert TensorProto.BFLOAT16 in kinds
     assert TensorProto.FLOAT16 not in kinds
-    images = np.random.default_rng(0).normal(size=(3, 1, 48, 48)).astype(np.float32)
-    (expected,) = ReferenceEvaluator(str(tmp_path / "a.onnx")).run(None, {"images": images})
-    (logits,) = ReferenceEvaluator(str(tmp_path / "b.onnx")).run(None, {"images": images})
+    images = np.random.default_rng(0).normal(size=(1, 1, 48, 48)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(str(tmp_path / "a.onnx")).run(["logits"], {"images": images})
+    (logits,) = ReferenceEvaluator(str(tmp_path / "b.onnx")).run(["logits"], {"images": images})
     assert logits.dtype == np.float32
     assert 1e-4 < np.abs(logits - expected).max() < 0.1
 

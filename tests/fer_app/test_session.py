@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fer_app import session as session_module
+from fer_app import tensorrt_cache
 from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.session import Device, GpuOptions, device_problem, open_session, parse_device, physical_cores
 
@@ -45,6 +46,13 @@ def fake_nvidia(monkeypatch):
     monkeypatch.setattr(session_module, "_preload_cuda", lambda: "libcublas is missing; pip install 'fer-mimic[cuda]'")
 
 
+@pytest.fixture(autouse=True)
+def engines_here(tmp_path, monkeypatch):
+    """Keep TensorRT's engines, and the folders for them, out of the user's cache."""
+    monkeypatch.setenv("FER_TENSORRT_CACHE", str(tmp_path / "engines"))
+    return tmp_path / "engines"
+
+
 class StubRuntime:
     """An ONNX Runtime whose sessions come up on the providers that "work", silently, as the real one does."""
 
@@ -55,6 +63,11 @@ class StubRuntime:
 
     def get_available_providers(self):
         return self.available
+
+    __version__ = "1.99.0"
+
+    class GraphOptimizationLevel:
+        ORT_DISABLE_ALL = 0
 
     class SessionOptions:
         def add_session_config_entry(self, key, value):
@@ -224,6 +237,59 @@ def test_tensorrt_is_not_cuda(tiny_model, fake_nvidia, monkeypatch):
     use(monkeypatch, StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"]))
     with pytest.raises(ProviderUnavailableError, match="tensorrt:0"):
         open_session(tiny_model, device="tensorrt")
+
+
+def test_tensorrt_keeps_its_engine_and_builds_it_for_all_batches(tiny_model, fake_nvidia, monkeypatch, engines_here):
+    runtime = StubRuntime(["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    real = session_module.runtime()
+    use(monkeypatch, runtime)
+    monkeypatch.setattr(session_module, "_preload_cuda", lambda: "")
+    opened = []
+
+    def tiny_for_real(ort, model):
+        opened.append(model)
+        return real.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(tensorrt_cache, "_opened", tiny_for_real)
+    assert open_session(tiny_model, device="tensorrt:1", largest_batch=64).device == "tensorrt:1"
+    assert opened == [str(tiny_model)]
+    (provider, options), *_ = runtime.asked
+    assert provider == "TensorrtExecutionProvider"
+    assert options["device_id"] == "1"
+    assert options["trt_profile_min_shapes"] == "images:1x3x16x16"
+    assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "images:64x3x16x16"
+    (folder,) = (engines_here / "onnxruntime-1.99.0").iterdir()
+    assert options["trt_engine_cache_enable"] == "1"
+    assert options["trt_engine_cache_path"] == str(folder)
+    assert "trt_fp16_enable" not in options
+    open_session(tiny_model.read_bytes(), device="tensorrt")  # the same model: the same engine
+    (_, options), *_ = runtime.asked
+    assert options["trt_engine_cache_path"] == str(folder)
+    assert "trt_profile_max_shapes" not in options
+    content = tiny_model.read_bytes()
+    open_session(content.replace(b'"precision": "fp32"', b'"precision": "fp16"'), device="tensorrt")
+    (_, options), *_ = runtime.asked
+    assert options["trt_fp16_enable"] == options["trt_layer_norm_fp32_fallback"] == "1"
+    assert options["trt_engine_cache_path"] != str(folder)
+    with pytest.raises(ProviderUnavailableError, match=r"8-bit ONNX files are for CPUs.*--backend tensorrt"):
+        open_session(content.replace(b'"precision": "fp32"', b'"precision": "int8"'), device="tensorrt")
+    (engines_here.parent / "file").write_text("no folder")
+    monkeypatch.setenv("FER_TENSORRT_CACHE", str(engines_here.parent / "file"))
+    with pytest.raises(ProviderUnavailableError, match=r"cannot be kept in .*: Not a directory; .*FER_TENSORRT_CACHE"):
+        open_session(tiny_model, device="tensorrt")
+
+
+def test_where_engines_are_kept(monkeypatch, tmp_path):
+    monkeypatch.delenv("FER_TENSORRT_CACHE")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert tensorrt_cache.cache_folder() == tmp_path / "fer-mimic" / "tensorrt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tensorrt_cache.cache_folder() == tmp_path / ".cache" / "fer-mimic" / "tensorrt"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert tensorrt_cache.cache_folder() == tmp_path / "local" / "fer-mimic" / "tensorrt"
 
 
 def test_a_build_without_cuda_names_the_package(tiny_model, fake_nvidia, monkeypatch):
