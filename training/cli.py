@@ -108,7 +108,7 @@ def _processes(devices: str | None, nodes: int | None, strategy: str, accelerato
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint or an .onnx file.")],
+    model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, an .onnx file or an .engine.")],
     data: Annotated[Path, typer.Option("--data", help="Labelled faces: FERPlus, RAF-DB, a folder a class, ...")],
     split: Annotated[
         str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")

@@ -114,10 +114,11 @@ def load_classifier(path: Path) -> tuple[nn.Module, CheckpointInfo]:
 
 
 def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
-    """Open a checkpoint (`.safetensors`) or an ONNX file for scoring.
+    """Open a checkpoint (`.safetensors`), an ONNX file or an engine of TensorRT (`.engine`) for scoring.
 
     Raises:
-        ModelNotFoundError: no such file, or neither of the two kinds.
+        ModelNotFoundError: no such file, or none of these kinds.
+        ModelError: an engine does not run here.
         CheckpointError: as `load_classifier`.
         ProviderUnavailableError: the model cannot run on the device.
     """
@@ -127,12 +128,16 @@ def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
         from fer_app.classifier import OnnxClassifier
 
         return OnnxClassifier(path, device=device)
+    if path.suffix == ".engine":
+        from fer_app.backends import open_classifier as open_with
+
+        return open_with(path, backend="tensorrt", device=device, batch_size=_BATCH)
     if path.suffix == ".safetensors":
         model, info = load_classifier(path)
         if info.contract is None:
             raise CheckpointError(f"{path} has no contract")
         return TorchClassifier(model.to(torch_device(device)), info.contract)
-    raise ModelNotFoundError(f"{path}: expected a .safetensors checkpoint or an .onnx file")
+    raise ModelNotFoundError(f"{path}: expected a .safetensors checkpoint, an .onnx file or an .engine")
 
 
 def torch_device(name: str) -> torch.device:

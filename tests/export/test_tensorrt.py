@@ -45,7 +45,7 @@ from tests.export.test_onnx_export import CONV, write_checkpoint
 from tests.training.miniature import write_mini_ferplus
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
-from training.evaluation import file_sha256
+from training.evaluation import file_sha256, open_classifier
 
 BATCHES = Batches(2, 3, 5)
 
@@ -67,7 +67,7 @@ def exported(checkpoint: Path) -> ExportReport:
 
 @pytest.fixture
 def exported_before(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the export to ONNX, which is tested elsewhere and takes seconds."""
+    """Spare the export to ONNX: it takes seconds, is tested elsewhere, and torch would look for the GPU."""
 
     def copy(checkpoint: Path, path: Path) -> ExportReport:
         shutil.copy(exported.path, path)
@@ -99,7 +99,9 @@ def test_profile_arithmetic() -> None:
     assert list(BATCHES.cut(3, 1)) == [(0, 2, 2), (2, 3, 2)]
 
 
-def test_an_engine_and_what_lies_beside_it(tmp_path: Path, checkpoint: Path, tensorrt: State) -> None:
+def test_an_engine_and_what_lies_beside_it(
+    tmp_path: Path, checkpoint: Path, tensorrt: State, exported_before: None
+) -> None:
     out = tmp_path / "made" / "here"
     told: list[str] = []
     engines = export_engines(checkpoint, out, ["fp32", "fp16"], batches=BATCHES, tell=told.append)
@@ -167,6 +169,7 @@ def test_an_engine_is_a_classifier(engine: Path, exported: ExportReport, tensorr
     faces = Recognizer(engine, backend="tensorrt", detect=False, batch_size=4).predict(astronaut_path)
     expected = Recognizer(exported.path, device="cpu", detect=False).predict(astronaut_path)
     np.testing.assert_allclose(faces.probs, expected.probs, atol=1e-5)
+    np.testing.assert_allclose(open_classifier(engine).logits(crops(7)), served.logits(crops(7)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
