@@ -228,7 +228,7 @@ def _open_on(
     content = str(model) if isinstance(model, Path) else model
     try:
         if device.kind == "tensorrt":
-            if why := _why_library_fails(device) or missing:
+            if why := _why_library_fails(device):
                 raise ProviderUnavailableError(f"cannot run on {device}: {why}")
             options = {"device_id": str(device.ordinal)} | tensorrt_options(ort, content, largest_batch)
             providers[0] = (_TENSORRT, options)

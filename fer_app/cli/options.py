@@ -47,7 +47,7 @@ BackendOption = Annotated[
 ]
 
 
-def refuse_unknown(device: str, precision: str, backend: str) -> None:
+def refuse_unknown(device: str, precision: str, backend: str = "onnx") -> None:
     """Take a name that means no device, no precision, or no backend, for wrong usage."""
     from fer_app.backends import ONNX, backend_names
     from fer_app.model_choice import PRECISIONS
