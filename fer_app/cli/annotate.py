@@ -148,7 +148,7 @@ def annotate(
 
         if jobs > 1 and len(named) > 1:
             del recognizer  # every process has its own
-            job = Job(model_file, device, precision, backend, settings, resume, gpu)
+            job = Job(model_file, device, settings, resume, gpu, precision, backend)
             done = annotate_at_once(named, job, jobs, stop)
         else:
             done = _one_by_one(recognizer, named, settings, resume, stop)

@@ -32,20 +32,20 @@ class Job:
     Attributes:
         model: the classifier's file.
         device: as `fer_app.session.open_session` takes it.
-        precision: as `fer_app.model_choice.choose_model` takes it.
-        backend: what computes the classifier.
         settings: what is done with each video.
         resume: whether complete ones are left out.
         gpu: what is asked of a CUDA device; all processes keep within its memory together.
+        precision: as `fer_app.model_choice.choose_model` takes it.
+        backend: what computes the classifier.
     """
 
     model: Path
     device: str
-    precision: str
-    backend: str
     settings: Settings
     resume: bool
     gpu: GpuOptions = DEFAULT_GPU
+    precision: str = "auto"
+    backend: str = "onnx"
 
 
 def annotate_at_once(
