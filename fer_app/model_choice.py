@@ -20,9 +20,9 @@ MOST_LOST: Final = 0.005
 
 # The faster before the slower. ONNX Runtime has no quick 8-bit arithmetic on CUDA, nor 16-bit one on a CPU.
 _PREFERRED: Final[Mapping[str, tuple[Precision, ...]]] = {
-    "cpu": ("int8", "fp32", "fp16"),
-    "cuda": ("fp16", "fp32", "int8"),
-    "tensorrt": ("fp16", "fp32", "int8"),
+    "cpu": ("int8", "fp32", "fp16", "bf16"),
+    "cuda": ("fp16", "fp32", "bf16", "int8"),
+    "tensorrt": ("fp16", "fp32", "bf16", "int8"),
 }
 
 

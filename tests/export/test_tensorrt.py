@@ -334,3 +334,14 @@ def test_int8_network_is_signed_and_around_zero(tmp_path: Path, exported: Export
         assert point.data_type == TensorProto.INT8
         assert not numpy_helper.to_array(point).any()
     assert any(len(numpy_helper.to_array(point).shape) == 1 for point in points)  # a scale a channel
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path, checkpoint: Path, exported: ExportReport) -> None:
+    pytest.importorskip("tensorrt")
+    served = OnnxClassifier(exported.path, device="cpu")
+    for made in export_engines(checkpoint, tmp_path, ["fp32", "fp16", "bf16"], batches=BATCHES):
+        ours = EngineClassifier(made.path)
+        assert ours.contract == served.contract.replace(precision=made.record.contract.precision)
+        for count in (0, 1, 3, 9):
+            np.testing.assert_allclose(ours.logits(crops(count)), served.logits(crops(count)), atol=0.2)

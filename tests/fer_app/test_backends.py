@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -115,3 +116,12 @@ def test_at_the_command_line(abacus, tiny_model: Path, astronaut_path: Path):
 def test_the_backends_of_this_project_are_declared():
     assert set(backend_names()) >= {"onnx", "torch", "tensorrt"}
     assert {one.value for one in entry_points(group=backends.GROUP)} >= {"export.torch_backend"}
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorrt"])
+def test_in_a_base_install_the_extra_is_named(backend, astronaut_path: Path):
+    code = "import sys; sys.modules['torch'] = None; from fer_app.cli import main; main()"
+    arguments = ["predict", str(astronaut_path), "--backend", backend]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    expected = f"fer: error: the backend {backend} needs torch, which is not installed: pip install 'fer-mimic[train]'"
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", expected)
