@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from export.engine_file import Batches, EngineRecord, record_of
 from export.onnx_export import export_onnx
@@ -25,7 +26,6 @@ from fer_app.contract import Contract, Precision
 from fer_app.errors import AccuracyLostError, EngineBuildError, ExportError, ParityError, ProviderUnavailableError
 from fer_app.model_choice import MOST_LOST
 from fer_app.preprocess import to_input
-from models.mimic import MimicClassifier
 from training.evaluation import crops_of, evaluate, file_sha256, load_classifier
 from training.metrics import ClassificationReport
 
@@ -111,7 +111,7 @@ class _Maker:
     """What every engine is made from and held against; see `export_engines`."""
 
     checkpoint: Path
-    model: MimicClassifier
+    model: nn.Module
     full: Path
     contract: Contract
     batches: Batches

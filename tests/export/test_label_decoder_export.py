@@ -68,6 +68,8 @@ def test_logits_and_maps_are_the_checkpoints(exported: tuple[Path, Path]) -> Non
 def test_it_serves_like_any_other(exported: tuple[Path, Path], astronaut_path: Path) -> None:
     faces = Recognizer(exported[1], device="cpu").predict(read_image(astronaut_path))
     assert faces.probs.shape == (1, 8)
+    by_torch = Recognizer(exported[0], backend="torch", device="cpu").predict(read_image(astronaut_path))
+    np.testing.assert_allclose(by_torch.probs, faces.probs, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "order"), [("maps", (0, 1, 2, 3)), ("attention", (0, 2, 1, 3))])
