@@ -17,6 +17,7 @@ The 16-bit checkpoint is the source of everything else, so that the ONNX file ca
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import re
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ def _write_manifest(made: Bundle) -> None:
         *(["default = true"] if made.default else []),
         f'training_data = "{"Tiny ImageNet photos, " if photos else ""}FERPlus Train"',
         f'card = "docs/models/{made.name}.md"',
+        f'date = "{datetime.date.today()}"',
         "[model.metrics]",
         *(f"{key} = {value}" for key, value in made.full.contract.metrics.items()),
     ]

@@ -72,6 +72,7 @@ class ModelEntry(BundledFile):
         default: taken when the user names no model; exactly one is.
         training_data: one line.
         card: the page in docs/ that describes it.
+        date: when it was bundled, year-month-day.
         metrics: measured shares, e.g. `{"ferplus_valid_accuracy": 0.85}`.
         variants: the same in other arithmetics; tables [[model.variant]] in the manifest.
     """
@@ -80,6 +81,7 @@ class ModelEntry(BundledFile):
     default: bool = False
     training_data: str = ""
     card: str = ""
+    date: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     variants: tuple[VariantEntry, ...] = ()
 

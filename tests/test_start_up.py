@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# No prediction may load one of these, installed or not; the last five are imported only where they are asked for.
+# No prediction may load one of these, installed or not; the last ones are imported only where they are asked for.
 BANNED = {
     "torch",
     "torchvision",
@@ -22,7 +22,10 @@ BANNED = {
     "models",
     "training",
     "export",
+    "fastapi",
     "gradio",
+    "pandas",
+    "uvicorn",
     "matplotlib",
     "pyarrow",
     "ray",
@@ -86,7 +89,7 @@ def test_import_is_light(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["predict", "--help"], ["annotate", "--help"], ["bench", "--help"]],
+    [["--help"], ["--version"], ["predict", "--help"], ["annotate", "--help"], ["bench", "--help"], ["ui", "--help"]],
     ids=" ".join,
 )
 def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_help_is_light(arguments: list[str], tmp_path: Path) -> None:
 
 def test_help_names_the_commands_of_every_folder(tmp_path: Path) -> None:
     said, _ = run(COMMAND, "--help", cwd=tmp_path)
-    for command in ("predict", "annotate", "bench", "models", "doctor", "train", "eval", "export", "sweep"):
+    for command in ("predict", "annotate", "ui", "bench", "models", "doctor", "train", "eval", "export", "sweep"):
         assert f" {command} " in said
 
 

@@ -21,6 +21,7 @@ from fer_app.cli.doctor import doctor
 from fer_app.cli.lazy_group import LazyGroup
 from fer_app.cli.models import models
 from fer_app.cli.predict import predict
+from fer_app.cli.ui import ui
 
 app = typer.Typer(
     name="fer",
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command()(predict)
 app.command()(annotate)
+app.command()(ui)
 app.command()(models)
 app.command()(doctor)
 app.command()(bench)

@@ -1,0 +1,61 @@
+"""The page as Gradio's blocks: what is where, and what happens on a click."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from fer_app.errors import FerError
+from fer_app.ui.html import definitions, escaped, problem
+from fer_app.ui.html_block import html_block
+from fer_app.ui.model_shelf import ModelShelf
+from fer_app.ui.notice import notice
+from fer_app.ui.photo_tab import photo_tab
+from fer_app.ui.settings import UiSettings
+from fer_app.ui.upload_folder import UploadFolder
+
+TITLE = "fer: facial expressions"
+# What the system brings; nothing is fetched.
+_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_FONT_MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """Return the page's theme."""
+    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO)
+
+
+def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> gr.Blocks:
+    """Put the page together.
+
+    Args:
+        shelf: the classifiers.
+        settings: what is allowed.
+        uploads: where files go.
+    """
+    blocks: gr.Blocks
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        html_block(_heading(settings))
+        with gr.Row(equal_height=False):
+            model = gr.Dropdown(
+                list(shelf.names), value=shelf.names[0], label="Model", filterable=False, elem_id="fer-model", scale=1
+            )
+            card = html_block(_card(shelf, shelf.names[0]))
+        model.change(lambda name: _card(shelf, name), model, card, api_visibility="private", show_progress="hidden")
+        with gr.Tabs(), gr.Tab("Photo"):
+            photo_tab(shelf, uploads, model)
+    blocks.queue(max_size=32, default_concurrency_limit=1)
+    return blocks
+
+
+def _heading(settings: UiSettings) -> str:
+    toggle = '<button type="button" class="fer-theme" data-fer="theme">Light or dark</button>'
+    return f'<div class="fer-heading"><div><h1>Facial expressions</h1>{toggle}</div>{notice(settings)}</div>'
+
+
+def _card(shelf: ModelShelf, name: str) -> str:
+    try:
+        rows = shelf.card(name)
+        summary = " · ".join(rows[title] for title in ("Accuracy", "Date") if title in rows) or "What is known of it"
+        return f'<details class="fer-model-card"><summary>{escaped(summary)}</summary>{definitions(rows)}</details>'
+    except FerError as error:
+        return problem(error)

@@ -1,0 +1,225 @@
+"""What stands before Gradio: which addresses exist, who may ask, how much may be sent, and what the browser may load.
+
+Gradio serves much that this page has no use for, among it fetching addresses for the visitor. Only what is listed here
+is reachable; paths that come from outside must lead into the upload folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fer_app.ui.page import cleaned
+from fer_app.ui.settings import LOOPBACK, UiSettings
+from fer_app.ui.upload_folder import UploadFolder
+
+_ROUTES = re.compile(
+    r"/|/(assets|static|fer)/.+|/(config|login|logout|theme\.css|favicon\.ico)/?|"
+    r"/gradio_api/(info|upload|upload_progress|queue/join|queue/data|cancel|reset|startup-events|app_id|login_check|"
+    r"theme\.css|heartbeat/\w+|call/(predict|annotate)(/\w+)?|file=.+)/?"
+)
+_FILE = "/gradio_api/file="
+_UPLOAD = "/gradio_api/upload"
+# What is not an upload is a short JSON text.
+_MOST_JSON_BYTES = 1_000_000
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class Guard:
+    """An ASGI application that lets through to another one what the page needs."""
+
+    def __init__(self, app: ASGIApp, settings: UiSettings, uploads: UploadFolder) -> None:
+        """Remember what is guarded.
+
+        Args:
+            app: the page.
+            settings: who may ask, and how much may be sent.
+            uploads: where files may be read.
+        """
+        self._app, self._settings, self._uploads = app, settings, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await _refuse(scope, receive, send, *refusal)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        body = b""
+        path = scope["path"].rstrip("/")
+        is_upload = path == _UPLOAD
+        limit = self._settings.max_upload_bytes if is_upload else _MOST_JSON_BYTES
+        if int(Headers(scope=scope).get("content-length", "0") or 0) > limit:
+            await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
+            return
+        if scope["method"] == "POST" and not is_upload:
+            body = await _whole_body(receive, limit)
+            if len(body) > limit:
+                await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
+                return
+            if not self._paths_are_ours(body):
+                await _refuse(scope, receive, send, 403, "A file that was not uploaded here is not read.")
+                return
+            receive = _given(body, receive)
+        elif is_upload:
+            receive = _limited(receive, limit)
+        if path == "":
+            await self._page(scope, receive, send)
+        else:
+            await self._app(scope, receive, _with_headers(send, _ALWAYS))
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._settings.is_private and _name_of(host) not in LOOPBACK:
+            # Another site's name that leads to this machine (DNS rebinding).
+            return 421, "This page is served to this machine alone; open it under the address that was printed."
+        origin = headers.get("origin")
+        if origin and urlsplit(origin).netloc != host:
+            return 403, "Another page may not use this one."
+        path = scope["path"]
+        if not _ROUTES.fullmatch(path):
+            return 404, "There is nothing at this address."
+        if path.startswith(_FILE) and not self._uploads.contains(unquote(path.removeprefix(_FILE))):
+            return 403, "This file was not made here."
+        return None
+
+    def _paths_are_ours(self, body: bytes) -> bool:
+        """Tell whether every file that a JSON text names was uploaded; other text names none."""
+        try:
+            data = json.loads(body)
+        except ValueError:
+            return True
+        return all(isinstance(path, str) and self._uploads.contains(path) for path in _named_files(data))
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the page without what it would load from elsewhere, and with a policy that forbids such loading."""
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        nonce = secrets.token_urlsafe(16)
+        start: Message = {}
+        parts: list[bytes] = []
+
+        async def collect(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            html = cleaned(b"".join(parts).decode("utf-8"), nonce).encode("utf-8")
+            headers = MutableHeaders(raw=list(start["headers"]))
+            headers["Content-Length"] = str(len(html))
+            headers["Cache-Control"] = "no-store"
+            headers.update(_ALWAYS | {"Content-Security-Policy": policy(nonce)})
+            await send({**start, "headers": headers.raw})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else html})
+
+        await self._app({**scope, "headers": plain}, receive, collect)
+
+
+def policy(nonce: str) -> str:
+    """Give the page's Content-Security-Policy: nothing from elsewhere, no scripts but those that carry the nonce.
+
+    Gradio writes style attributes and elements; scripts it loads are modules of its own origin.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' 'nonce-{nonce}'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "media-src 'self' blob:",
+            "font-src 'self' data:",
+            "connect-src 'self'",
+            "worker-src 'self' blob:",
+            "base-uri 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        ]
+    )
+
+
+def _named_files(data: Any) -> Iterator[Any]:
+    """Yield what a JSON value gives as the path of a file, wherever it is in it."""
+    if isinstance(data, dict):
+        if "path" in data:
+            yield data["path"]
+        for value in data.values():
+            yield from _named_files(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _named_files(value)
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header without its port."""
+    return urlsplit(f"//{host}").hostname or ""
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
+    """Read the body; of a larger one only so much that this shows."""
+    body = b""
+    while len(body) <= limit:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return body
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read already, then what else comes."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """End a body without a declared length when it is too long, as if the sender had gone."""
+    seen = 0
+
+    async def count() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        return message if seen <= limit else {"type": "http.disconnect"}
+
+    return count
+
+
+def _with_headers(send: Send, more: dict[str, str]) -> Send:
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(more)
+        await send(message)
+
+    return add
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008})  # before it is accepted: a 403
+        return
+    await PlainTextResponse(sentence, status, headers=_ALWAYS)(scope, receive, send)

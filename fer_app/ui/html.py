@@ -1,0 +1,66 @@
+"""Small pieces of HTML that several parts of the page have."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from fer_app.annotate import label_colour
+
+
+def escaped(text: object) -> str:
+    """Make a text safe in HTML and in attributes, on one line: Gradio's Markdown ends HTML at an empty line."""
+    return html.escape(" ".join(str(text).split()))
+
+
+def problem(text: object) -> str:
+    """Say what went wrong, in a sentence that a screen reader reads at once."""
+    sentence = str(text).strip()
+    sentence = sentence[:1].upper() + sentence[1:]
+    return f'<p class="fer-problem" role="alert">{escaped(sentence)}{"" if sentence.endswith(".") else "."}</p>'
+
+
+def file_url(path: Path) -> str:
+    """Give the address of a file in the upload folder, relative to the page."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def download(path: Path, text: str) -> str:
+    """Make a link that saves a file of the upload folder."""
+    return f'<a class="fer-download" href="{file_url(path)}" download="{escaped(path.name)}">{escaped(text)}</a>'
+
+
+def css_colour(label: str, index: int) -> str:
+    """Give the colour of a class, as in drawn pictures.
+
+    Args:
+        label: the class.
+        index: its place among the model's.
+    """
+    return "#{:02x}{:02x}{:02x}".format(*label_colour(label, index))
+
+
+def bars(probs: Mapping[str, float], caption: str) -> str:
+    """Draw probabilities as a table of bars, in the order of the model's labels.
+
+    Args:
+        probs: probability by label.
+        caption: what they are of; for screen readers.
+    """
+    most = max(probs, key=lambda label: probs[label])
+    rows = "".join(
+        f'<tr class="{"fer-most" if label == most else ""}"><th scope="row">{escaped(label)}</th>'
+        f'<td class="fer-track" aria-hidden="true">'
+        f'<span style="width:{100 * value:.1f}%;background:{css_colour(label, i)}"></span></td>'
+        f"<td>{100 * value:.1f} %</td></tr>"
+        for i, (label, value) in enumerate(probs.items())
+    )
+    return f'<table class="fer-bars"><caption>{escaped(caption)}</caption><tbody>{rows}</tbody></table>'
+
+
+def definitions(entries: Mapping[str, str]) -> str:
+    """List titles with their texts."""
+    rows = "".join(f"<dt>{escaped(title)}</dt><dd>{escaped(text)}</dd>" for title, text in entries.items())
+    return f'<dl class="fer-card">{rows}</dl>'

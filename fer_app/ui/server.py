@@ -1,0 +1,164 @@
+"""The page as a web application, and the server that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import fastapi
+import uvicorn
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from fer_app.errors import InputError
+from fer_app.stop_signals import StopSignals
+from fer_app.ui.guard import Guard
+from fer_app.ui.model_shelf import ModelShelf
+from fer_app.ui.settings import UiSettings
+from fer_app.ui.upload_folder import UploadFolder
+
+# Open connections of browsers are cut after so many seconds when the program ends.
+_LEAVE_S = 2
+_SWEEP_S = 60.0
+MOST_FRAME_BYTES = 2_000_000
+"""Of one webcam picture, as JPEG."""
+
+
+@contextlib.contextmanager
+def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
+    """Give the whole page; what people sent is deleted when the block ends.
+
+    Args:
+        settings: who may reach it and what they may send.
+
+    Raises:
+        InputError: a setting that means nothing.
+        ModelError: a classifier cannot be used.
+    """
+    with UploadFolder() as uploads:
+        _quiet_gradio(uploads)
+        import gradio as gr
+
+        from fer_app.ui.blocks import make_blocks, theme
+        from fer_app.ui.photo_tab import ASSETS
+
+        shelf = ModelShelf(settings.models, device=settings.device, max_pixels=settings.max_pixels)
+        app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_sweeping(uploads))
+        app.mount("/fer", StaticFiles(directory=ASSETS))
+        login = settings.login
+        gr.mount_gradio_app(
+            app,
+            make_blocks(shelf, settings, uploads),
+            path="/",
+            auth=None if login is None else (login.user, login.password),
+            auth_message="This page asks for a user and a password.",
+            blocked_paths=[],
+            max_file_size=settings.max_upload_bytes,
+            show_error=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            run_history=False,
+            footer_links=[],
+            theme=theme(),
+        )
+        yield Guard(app, settings, uploads)
+
+
+def _quiet_gradio(uploads: UploadFolder) -> None:
+    """Set what Gradio reads from the environment, before it is imported: it reports to nobody and keeps files here."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.root)
+    os.environ["GRADIO_EXAMPLES_CACHE"] = str(uploads.root / "examples")
+
+
+def _sweeping(uploads: UploadFolder) -> Callable[[fastapi.FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """Delete old uploads every minute while the application runs."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            await asyncio.to_thread(uploads.sweep)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: fastapi.FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        task = asyncio.create_task(sweep())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    return lifespan
+
+
+def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
+    """Serve the page until a signal ends the program.
+
+    Args:
+        settings: who may reach it and what they may send.
+        tell: gets the address when the page can be opened.
+
+    Returns:
+        The signal's number; 0 when the server ended by itself.
+
+    Raises:
+        InputError: the address is taken, or not one of this machine.
+        ModelError: a classifier cannot be used.
+    """
+    with StopSignals() as signals, contextlib.closing(_listening(settings)) as listening, make_app(settings) as app:
+        config = uvicorn.Config(
+            app,
+            log_level="error",
+            ws="websockets-sansio",
+            ws_max_size=MOST_FRAME_BYTES,
+            timeout_graceful_shutdown=_LEAVE_S,
+            server_header=False,
+            lifespan="on",
+        )
+        server = uvicorn.Server(config)
+        # In a thread: in the main one it would take the signals, and end the program before the uploads are deleted.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        told = False
+        while thread.is_alive() and signals.received is None:
+            if server.started and not told:
+                told = True
+                tell(_address(listening))
+            thread.join(0.1)
+        server.should_exit = True
+        thread.join()
+    return signals.received or 0
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def _listening(settings: UiSettings) -> socket.socket:
+    """Take the address.
+
+    Raises:
+        InputError: it is taken, or not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere this would let two programs share the address
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        taken.listen(128)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+            "choose others with --host and --port"
+        ) from error
+    return taken
