@@ -12,6 +12,7 @@ from fer_app.ui.notice import notice
 from fer_app.ui.photo_tab import photo_tab
 from fer_app.ui.settings import UiSettings
 from fer_app.ui.upload_folder import UploadFolder
+from fer_app.ui.webcam_tab import webcam_tab
 
 TITLE = "fer: facial expressions"
 # What the system brings; nothing is fetched.
@@ -41,8 +42,11 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
             )
             card = html_block(_card(shelf, shelf.names[0]))
         model.change(lambda name: _card(shelf, name), model, card, api_visibility="private", show_progress="hidden")
-        with gr.Tabs(), gr.Tab("Photo"):
-            photo_tab(shelf, uploads, model)
+        with gr.Tabs():
+            with gr.Tab("Photo"):
+                photo_tab(shelf, uploads, model)
+            with gr.Tab("Webcam"):
+                webcam_tab()
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
 

@@ -6,6 +6,7 @@ is reachable; paths that come from outside must lead into the upload folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,28 +65,25 @@ class Guard:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        body = b""
-        path = scope["path"].rstrip("/")
-        is_upload = path == _UPLOAD
-        limit = self._settings.max_upload_bytes if is_upload else _MOST_JSON_BYTES
-        if int(Headers(scope=scope).get("content-length", "0") or 0) > limit:
-            await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
+        is_upload = scope["path"].rstrip("/") == _UPLOAD
+        length = Headers(scope=scope).get("content-length", "")
+        if is_upload and not length.isdecimal():
+            await _refuse(scope, receive, send, 411, "An upload says how long it is.")
             return
+        limit = self._settings.max_upload_bytes if is_upload else _MOST_JSON_BYTES
+        body = b""
         if scope["method"] == "POST" and not is_upload:
             body = await _whole_body(receive, limit)
-            if len(body) > limit:
-                await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
-                return
-            if not self._paths_are_ours(body):
-                await _refuse(scope, receive, send, 403, "A file that was not uploaded here is not read.")
-                return
             receive = _given(body, receive)
-        elif is_upload:
-            receive = _limited(receive, limit)
-        if path == "":
+        if len(body) > limit or (length.isdecimal() and int(length) > limit):
+            await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
+        elif not self._paths_are_ours(body):
+            await _refuse(scope, receive, send, 403, "A file that was not uploaded here is not read.")
+        elif scope["path"] == "/":
             await self._page(scope, receive, send)
         else:
-            await self._app(scope, receive, _with_headers(send, _ALWAYS))
+            with contextlib.suppress(ClientDisconnect):  # it left while it sent something
+                await self._app(scope, receive, _with_headers(send, _ALWAYS))
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
@@ -193,19 +192,6 @@ def _given(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """End a body without a declared length when it is too long, as if the sender had gone."""
-    seen = 0
-
-    async def count() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return message if seen <= limit else {"type": "http.disconnect"}
-
-    return count
 
 
 def _with_headers(send: Send, more: dict[str, str]) -> Send:

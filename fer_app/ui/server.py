@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import fastapi
 import uvicorn
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -20,6 +21,7 @@ from fer_app.ui.guard import Guard
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.settings import UiSettings
 from fer_app.ui.upload_folder import UploadFolder
+from fer_app.ui.webcam import WebcamDesk
 
 # Open connections of browsers are cut after so many seconds when the program ends.
 _LEAVE_S = 2
@@ -48,6 +50,8 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
 
         shelf = ModelShelf(settings.models, device=settings.device, max_pixels=settings.max_pixels)
         app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_sweeping(uploads))
+        desk = WebcamDesk(shelf, settings.max_viewers, lambda visitor: _may_enter(app, visitor))
+        app.add_api_websocket_route("/fer/webcam", desk.serve)
         app.mount("/fer", StaticFiles(directory=ASSETS))
         login = settings.login
         gr.mount_gradio_app(
@@ -68,6 +72,17 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
             theme=theme(),
         )
         yield Guard(app, settings, uploads)
+
+
+def _may_enter(app: fastapi.FastAPI, visitor: fastapi.WebSocket) -> bool:
+    """Tell whether somebody has logged in, where that is asked for: Gradio keeps the list."""
+    from gradio.routes import App
+
+    page = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    if page.auth is None:
+        return True
+    cookies = [visitor.cookies.get(f"access-token-{kind}{page.cookie_id}", "") for kind in ("", "unsecure-")]
+    return any(page.tokens.get(cookie) for cookie in cookies)
 
 
 def _quiet_gradio(uploads: UploadFolder) -> None:

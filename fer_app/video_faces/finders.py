@@ -56,14 +56,17 @@ class FaceFinder(Protocol):
         ...
 
 
-def choose_finder(recognizer: Recognizer, detect_every: int | None) -> FaceFinder:
+def choose_finder(recognizer: Recognizer, detect_every: int | None, *, has_cuts: bool = True) -> FaceFinder:
     """Return what finds the faces of the next video.
 
     Args:
         recognizer: whose detector is used.
         detect_every: as `FollowingFinder` takes it; 1 searches every frame.
+        has_cuts: False for a camera, where uneven pauses between pictures would be taken for cuts.
     """
-    return EveryFrameFinder(recognizer) if detect_every == 1 else FollowingFinder(recognizer, detect_every)
+    if detect_every == 1:
+        return EveryFrameFinder(recognizer, has_cuts=has_cuts)
+    return FollowingFinder(recognizer, detect_every, has_cuts=has_cuts)
 
 
 class EveryFrameFinder:
@@ -73,22 +76,23 @@ class EveryFrameFinder:
         searched: see `FaceFinder`.
     """
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, recognizer: Recognizer, *, has_cuts: bool = True) -> None:
         """Begin a video.
 
         Args:
             recognizer: whose detector is used.
+            has_cuts: whether shots are told apart.
         """
         self.searched = 0
         self._recognizer = recognizer
-        self._tracker, self._cuts = FaceTracker(), CutDetector()
+        self._tracker, self._cuts = FaceTracker(), CutDetector() if has_cuts else None
 
     def find(self, frames: Sequence[VideoFrame]) -> list[FoundFaces]:
         """See `FaceFinder`: the frames are searched together."""
         self.searched += len(frames)
         numbered = []
         for frame, detections in zip(frames, self._recognizer.detect([f.image for f in frames]), strict=True):
-            if self._cuts.is_cut(frame.image):
+            if self._cuts is not None and self._cuts.is_cut(frame.image):
                 self._tracker.reset()
             numbered.append(_numbered(self._tracker, frame, detections))
         return numbered
@@ -105,16 +109,17 @@ class FollowingFinder:
         searched: see `FaceFinder`.
     """
 
-    def __init__(self, recognizer: Recognizer, detect_every: int | None = None) -> None:
+    def __init__(self, recognizer: Recognizer, detect_every: int | None = None, *, has_cuts: bool = True) -> None:
         """Begin a video.
 
         Args:
             recognizer: whose detector is used.
             detect_every: a search is due so many frames after the last one; None is `LONGEST_FOLLOWING_S` after it.
+            has_cuts: whether shots are told apart.
         """
         self.searched = 0
         self._recognizer, self._detect_every = recognizer, detect_every
-        self._tracker, self._cuts = FaceTracker(), CutDetector()
+        self._tracker, self._cuts = FaceTracker(), CutDetector() if has_cuts else None
         self._frames_since = 0
         self._searched_s: float | None = None
 
@@ -124,7 +129,7 @@ class FollowingFinder:
 
     def _faces_of(self, frame: VideoFrame) -> Detections:
         self._frames_since += 1
-        if self._cuts.is_cut(frame.image):
+        if self._cuts is not None and self._cuts.is_cut(frame.image):
             self._tracker.reset()
         elif not self._due(frame.time_s):
             followed = self._followed(frame)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -38,6 +40,45 @@ def served(tiny_model: Path) -> Iterator[str]:
     """The address of a page with the bundled model and one of known answers."""
     with serving("--model", "default", "--model", str(tiny_model)) as address:
         yield address
+
+
+class Guarded(NamedTuple):
+    """A page with a login and narrow limits.
+
+    Attributes:
+        address: of the page.
+        cookie: of somebody who has logged in.
+        password: of the user `ali`.
+    """
+
+    address: str
+    cookie: str
+    password: str
+
+
+@pytest.fixture(scope="session")
+def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A page that takes 1 MB, one webcam, and who knows the password."""
+    file = tmp_path_factory.mktemp("login") / "password"
+    file.write_text("sesame\n")
+    limits = ("--max-upload-mb", "1", "--max-viewers", "1", "--auth", f"ali:{file}")
+    with serving("--model", str(tiny_model), *limits) as address:
+        connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        connection.request("POST", "/login", "username=ali&password=sesame", form)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        cookies = answer.headers.get_all("Set-Cookie") or []
+        answer.read()
+        cookie = "; ".join(cookie.split(";")[0] for cookie in cookies)
+        part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nx\r\n--b--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=b", "Cookie": cookie}
+        connection.request("POST", "/gradio_api/upload", part, kind)
+        sent = Path(json.loads(connection.getresponse().read())[0])
+        connection.close()
+        assert sent.is_file()
+        yield Guarded(address, cookie, "sesame")
+    assert not sent.parents[1].exists()  # what people sent goes when the program ends
 
 
 @pytest.fixture(scope="session")

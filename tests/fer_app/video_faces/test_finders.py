@@ -118,6 +118,13 @@ def test_a_cut_is_searched_and_everybody_is_new() -> None:
     assert numbers == [1, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize("detect_every", [None, 1])
+def test_a_camera_has_no_cuts(detect_every: int | None) -> None:
+    finder = choose_finder(Scripted([at(FACE)] * 5), detect_every, has_cuts=False)  # type: ignore[arg-type]
+    given = frames([0, 0.1, 0.2, 0.3], {2: WHITE, 3: WHITE})
+    assert [finder.find([frame])[0].track_ids.tolist() for frame in given] == [[1]] * 4
+
+
 def test_blurring_searches_every_frame_unless_told_otherwise() -> None:
     recognizer: Any = Scripted([])
     chosen = [choose_finder(recognizer, settings.search_every) for settings in (Settings(), Settings(blur=True))]
