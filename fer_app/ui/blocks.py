@@ -12,6 +12,7 @@ from fer_app.ui.notice import notice
 from fer_app.ui.photo_tab import photo_tab
 from fer_app.ui.settings import UiSettings
 from fer_app.ui.upload_folder import UploadFolder
+from fer_app.ui.video_tab import video_tab
 from fer_app.ui.webcam_tab import webcam_tab
 
 TITLE = "fer: facial expressions"
@@ -41,12 +42,22 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
                 list(shelf.names), value=shelf.names[0], label="Model", filterable=False, elem_id="fer-model", scale=1
             )
             card = html_block(_card(shelf, shelf.names[0]))
-        model.change(lambda name: _card(shelf, name), model, card, api_visibility="private", show_progress="hidden")
+        model.change(
+            lambda name: _card(shelf, name),
+            model,
+            card,
+            api_visibility="private",
+            show_progress="hidden",
+            concurrency_limit=None,
+        )
         with gr.Tabs():
             with gr.Tab("Photo"):
                 photo_tab(shelf, uploads, model)
             with gr.Tab("Webcam"):
                 webcam_tab()
+            with gr.Tab("Video"):
+                switches = video_tab(shelf, settings, uploads, model)
+        blocks.unload(switches.press)
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
 

@@ -22,6 +22,11 @@ def problem(text: object) -> str:
     return f'<p class="fer-problem" role="alert">{escaped(sentence)}{"" if sentence.endswith(".") else "."}</p>'
 
 
+def named(text: object, path: str | Path) -> str:
+    """Return what is said of a file with its name in the place of its path, which tells nobody anything."""
+    return str(text).replace(str(path), Path(path).name) if str(path) else str(text)
+
+
 def file_url(path: Path) -> str:
     """Give the address of a file in the upload folder, relative to the page."""
     return f"gradio_api/file={quote(str(path))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,13 +92,14 @@ class ModelShelf:
                 )
             return self._recognizers[key]
 
-    def file(self, name: str) -> Path:
-        """Give the file of a classifier.
+    def sha256(self, name: str) -> str:
+        """Give the digest of a classifier's file, in hexadecimal.
 
         Args:
             name: one of `names`.
         """
-        return self._files[name]
+        with self._files[name].open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def card(self, name: str) -> dict[str, str]:
         """Say what is known of a classifier, in words by title; what is not known is left out.

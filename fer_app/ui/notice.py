@@ -19,9 +19,9 @@ def notice(settings: UiSettings) -> str:
     """Return the notice as HTML."""
     return (
         '<div class="fer-notice" role="note" aria-label="What this can and cannot tell">'
-        f"<p><strong>What it can tell.</strong> {_LIMITS}</p>"
-        f"<p><strong>Your pictures.</strong> {where_pictures_go(settings)}</p>"
-        f"<p><strong>Licence.</strong> {_LICENCE}</p></div>"
+        f"<p><strong>The expression shown, not the emotion felt.</strong> {where_pictures_go(settings)}</p>"
+        f"<details><summary>What it can and cannot tell, and the licence</summary><p>{_LIMITS}</p><p>{_LICENCE}</p>"
+        "</details></div>"
     )
 
 

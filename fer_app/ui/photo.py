@@ -22,7 +22,7 @@ from fer_app.preprocess import to_input
 from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink
-from fer_app.ui.html import bars, download, escaped, file_url, problem
+from fer_app.ui.html import bars, download, escaped, file_url, named, problem
 
 MOST_PICTURES = 32
 """So many pictures are read at once."""
@@ -47,7 +47,7 @@ def show_photos(recognizer: Recognizer, paths: Sequence[str], folder: Path) -> s
     read: list[tuple[Faces, Path]] = []
 
     def failed(source: object, error: FerError) -> None:
-        problems.append(problem(str(error).replace(str(source), Path(str(source)).name)))
+        problems.append(problem(named(error, str(source))))
 
     for prediction in recognizer.predict_many(list(paths[:MOST_PICTURES]), on_error=failed):
         faces = _renamed(prediction.faces)
@@ -69,8 +69,7 @@ def records_of(recognizer: Recognizer, paths: Sequence[str]) -> list[dict[str, o
     errors: list[dict[str, object]] = []
 
     def failed(source: object, error: FerError) -> None:
-        name = Path(str(source)).name
-        errors.append({"source": name, "error": str(error).replace(str(source), name)})
+        errors.append({"source": Path(str(source)).name, "error": named(error, str(source))})
 
     read = recognizer.predict_many(list(paths[:MOST_PICTURES]), on_error=failed)
     records = [record for prediction in read for record in _renamed(prediction.faces).records()]

@@ -80,6 +80,7 @@ def annotate_video(
     stop: Callable[[], bool] = lambda: False,
     on_frame: Callable[[VideoInfo, Faces], None] = lambda *_: None,
     finder: FaceFinder | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Read the faces of a video and write what `paths` names.
 
@@ -96,6 +97,7 @@ def annotate_video(
             the recording of a camera without a duration ends, which is complete then.
         on_frame: called after each frame that was written.
         finder: finds the faces; None is the one that the settings ask for.
+        name: what the results call a file; None is its path.
 
     Returns:
         The summary, as it was written.
@@ -106,7 +108,7 @@ def annotate_video(
         InputError: another file cannot be written.
         ModelError: the device failed.
     """
-    with _opened(source, settings) as video:
+    with _opened(source, settings, name) as video:
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
         paths.summary.unlink(missing_ok=True)
         finder = finder or choose_finder(recognizer, settings.search_every)
@@ -203,10 +205,10 @@ class _Run:
         }
 
 
-def _opened(source: str | LiveSource, settings: Settings) -> FileSource | LiveSource:
+def _opened(source: str | LiveSource, settings: Settings, name: str | None) -> FileSource | LiveSource:
     if isinstance(source, LiveSource):
         return source
-    return FileSource(source, every=settings.every, fps=settings.fps, duration_s=settings.duration_s)
+    return FileSource(source, every=settings.every, fps=settings.fps, duration_s=settings.duration_s, name=name)
 
 
 def _noting_end(frames: Iterable[VideoFrame], ended: threading.Event) -> Iterator[VideoFrame]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from fer_app.errors import VideoDecodeError
 from fer_app.video import VideoFrame, VideoInfo, VideoReader
 
 
@@ -66,7 +67,9 @@ class FileSource:
     batch_frames: int | None = None
     longest_s: float = float("inf")
 
-    def __init__(self, path: str, *, every: int, fps: float | None, duration_s: float | None) -> None:
+    def __init__(
+        self, path: str, *, every: int, fps: float | None, duration_s: float | None, name: str | None = None
+    ) -> None:
         """Open it.
 
         Args:
@@ -74,11 +77,13 @@ class FileSource:
             every: as `VideoReader` takes it.
             fps: likewise.
             duration_s: take so many seconds from its first frame on; None for all.
+            name: what the results call it; None is `path`.
 
         Raises:
             VideoOpenError: it cannot be read.
         """
-        self.name, self.title = path, Path(path).name
+        self._path, self.name = path, path if name is None else name
+        self.title = Path(self.name).name
         self.sound: str | None = path
         self._reader = VideoReader(path, every=every, fps=fps)
         self.info = self._reader.info
@@ -101,6 +106,12 @@ class FileSource:
     def frames(self, stop: Callable[[], bool]) -> Iterator[VideoFrame]:
         """See `Source`; who reads them stops by asking for no more."""
         del stop
+        try:
+            yield from self._chosen()
+        except VideoDecodeError as error:
+            raise VideoDecodeError(str(error).replace(self._path, self.name)) from error
+
+    def _chosen(self) -> Iterator[VideoFrame]:
         for frame in self._reader:
             if self._duration_s is not None:
                 if self._cut_s == float("inf"):
@@ -118,4 +129,4 @@ class FileSource:
 
     def record(self) -> dict[str, Any]:
         """See `Source`."""
-        return {"source": self.name, "source_bytes": Path(self.name).stat().st_size}
+        return {"source": self.name, "source_bytes": Path(self._path).stat().st_size}
