@@ -5,6 +5,8 @@ from __future__ import annotations
 import gradio as gr
 
 from fer_app.errors import FerError
+from fer_app.ui.api import add_api
+from fer_app.ui.compare_tab import compare_tab
 from fer_app.ui.html import definitions, escaped, problem
 from fer_app.ui.html_block import html_block
 from fer_app.ui.model_shelf import ModelShelf
@@ -57,6 +59,10 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
                 webcam_tab()
             with gr.Tab("Video"):
                 switches = video_tab(shelf, settings, uploads, model)
+            if len(shelf.names) > 1:
+                with gr.Tab("Compare"):
+                    compare_tab(shelf, uploads)
+        add_api(shelf, settings, uploads)
         blocks.unload(switches.press)
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks

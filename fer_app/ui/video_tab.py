@@ -132,7 +132,7 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
     shown = html_block(_NOTHING, elem_id="fer-video-result")
     options = [blur, every, detect_every, smooth_s, min_face_px, max_faces, files]
 
-    def annotate(
+    def run(
         path: str | None,
         name: str,
         blur: bool,
@@ -166,7 +166,7 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
         yield from show_video(path, job)
 
     begin.click(
-        annotate,
+        run,
         [video, model, *options],
         shown,
         api_visibility="private",
