@@ -25,7 +25,16 @@ _FONT_MONO = ("ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace")
 
 def theme() -> gr.themes.Base:
     """Return the page's theme."""
-    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO)
+    default = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=_FONT_MONO)
+    # Gradio's own are too pale to read (WCAG asks for a contrast of 4.5).
+    return default.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
 
 
 def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> gr.Blocks:

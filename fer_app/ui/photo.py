@@ -131,7 +131,7 @@ def _panel(faces: Faces, i: int, crop: str, name: str) -> str:
     flags = f'<p class="fer-flags">{escaped(", ".join(faces.quality[i]))}</p>' if faces.quality[i] else ""
     probs = dict(zip(faces.labels, faces.probs[i].tolist(), strict=True))
     return (
-        f'<article class="fer-face" id="{name}"{" hidden" if i else ""}><h3>{escaped(_title(faces, i))}</h3>{flags}'
+        f'<article class="fer-face" id="{name}"{" hidden" if i else ""}><h2>{escaped(_title(faces, i))}</h2>{flags}'
         f'<div class="fer-evidence"><figure><img src="{crop}" width="112" height="112" '
         f'alt="Face {i + 1} as the model saw it"><figcaption>What the model saw</figcaption></figure></div>'
         f"{bars(probs, f'Probabilities of face {i + 1}')}</article>"

@@ -119,12 +119,12 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
         elem_id="fer-video-file",
     )
     with gr.Accordion("Options", open=False), gr.Row():
-        blur = gr.Checkbox(label="Make the faces unrecognisable")
-        every = gr.Number(1, label="Take each N-th frame", minimum=1, precision=0)
-        detect_every = gr.Dropdown(_SEARCHES, value=0, label="Search for faces", filterable=False)
-        smooth_s = gr.Slider(0, 2, 0.3, step=0.1, label="Smoothing: half-life, seconds")
-        min_face_px = gr.Slider(20, 200, 40, step=1, label="Smallest face, pixels")
-        max_faces = gr.Number(0, label="Only the N largest faces (0: all)", minimum=0, precision=0)
+        blur = gr.Checkbox(label="Make the faces unrecognisable", min_width=220)
+        every = gr.Number(1, label="Take each N-th frame", minimum=1, precision=0, min_width=220)
+        detect_every = gr.Dropdown(_SEARCHES, value=0, label="Search for faces", filterable=False, min_width=220)
+        smooth_s = gr.Slider(0, 2, 0.3, step=0.1, label="Smoothing: half-life, seconds", min_width=220)
+        min_face_px = gr.Slider(20, 200, 40, step=1, label="Smallest face, pixels", min_width=220)
+        max_faces = gr.Number(0, label="Only the N largest faces (0: all)", minimum=0, precision=0, min_width=220)
         files = gr.CheckboxGroup(more_files(), value=["storyboard"], label="More files")
     with gr.Row():
         begin = gr.Button("Annotate", variant="primary", min_width=120)

@@ -74,4 +74,4 @@ def test_another_model_gives_its_own_labels(open_page) -> None:
         page.get_by_text("Date").wait_for(state="hidden")
         page.get_by_role("button", name="Try the example").click()
         page.get_by_role("heading", name="Face 1: happiness").wait_for(state="hidden")
-        page.locator(".fer-face h3").first.wait_for()
+        page.locator(".fer-face h2").first.wait_for()
