@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fer_app.alignment import align_faces
 from fer_app.annotate import draw_faces
+from fer_app.classifier import EVIDENCE, OnnxClassifier
 from fer_app.contract import Contract
 from fer_app.errors import FerError
 from fer_app.image_io import write_image
@@ -22,6 +23,7 @@ from fer_app.preprocess import to_input
 from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink
+from fer_app.ui.heat import heat_picture, speaking_for
 from fer_app.ui.html import bars, download, escaped, file_url, named, problem
 
 MOST_PICTURES = 32
@@ -53,7 +55,7 @@ def show_photos(recognizer: Recognizer, paths: Sequence[str], folder: Path) -> s
         faces = _renamed(prediction.faces)
         drawn = _drawn_path(folder, faces.source)
         write_image(drawn, draw_faces(prediction.image, faces))
-        shown.append(_picture(faces, drawn, _network_crops(prediction, recognizer), len(shown)))
+        shown.append(_picture(faces, drawn, _evidence(prediction, recognizer), len(shown)))
         read.append((faces, drawn))
     tables = _tables([faces for faces, _ in read], folder)
     return f'<div class="fer-photos">{"".join(problems)}{_gallery(read)}{"".join(shown)}{tables}</div>'
@@ -99,10 +101,10 @@ def _drawn_path(folder: Path, source: str) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def _picture(faces: Faces, drawn: Path, crops: Sequence[str], number: int) -> str:
+def _picture(faces: Faces, drawn: Path, evidence: Sequence[str], number: int) -> str:
     name = f"fer-p{number}"
     buttons = "".join(_box(faces, i, f"{name}-f{i}") for i in range(len(faces)))
-    panels = "".join(_panel(faces, i, crops[i], f"{name}-f{i}") for i in range(len(faces)))
+    panels = "".join(_panel(faces, i, evidence[i], f"{name}-f{i}") for i in range(len(faces)))
     nobody = '<p class="fer-hint">No face was found in this picture.</p>' if len(faces) == 0 else ""
     alt = f"{faces.source}: {_count(faces)}" + "".join(f"; {_title(faces, i)}" for i in range(len(faces)))
     return (
@@ -127,13 +129,12 @@ def _box(faces: Faces, i: int, name: str) -> str:
     )
 
 
-def _panel(faces: Faces, i: int, crop: str, name: str) -> str:
+def _panel(faces: Faces, i: int, evidence: str, name: str) -> str:
     flags = f'<p class="fer-flags">{escaped(", ".join(faces.quality[i]))}</p>' if faces.quality[i] else ""
     probs = dict(zip(faces.labels, faces.probs[i].tolist(), strict=True))
     return (
         f'<article class="fer-face" id="{name}"{" hidden" if i else ""}><h2>{escaped(_title(faces, i))}</h2>{flags}'
-        f'<div class="fer-evidence"><figure><img src="{crop}" width="112" height="112" '
-        f'alt="Face {i + 1} as the model saw it"><figcaption>What the model saw</figcaption></figure></div>'
+        f'<div class="fer-evidence">{evidence}</div>'
         f"{bars(probs, f'Probabilities of face {i + 1}')}</article>"
     )
 
@@ -163,12 +164,29 @@ def _tables(read: Sequence[Faces], folder: Path) -> str:
     return f'<p class="fer-downloads">All faces: {download(as_json, "JSON")} {download(as_csv, "CSV")}</p>'
 
 
-def _network_crops(prediction: Prediction, recognizer: Recognizer) -> list[str]:
-    """Give each face as the network got it, as the address of a PNG."""
-    contract = recognizer.classifier.contract
-    landmarks = prediction.faces.detections.landmarks
-    crops = align_faces(prediction.image, landmarks, img_size=contract.img_size, crop=contract.crop)
-    return [_as_png(pixels) for pixels in seen_pixels(to_input(crops, contract), contract)]
+def _evidence(prediction: Prediction, recognizer: Recognizer) -> list[str]:
+    """Show each face as the network got it and, where the network tells, which patches spoke for its label."""
+    classifier, faces = recognizer.classifier, prediction.faces
+    contract = classifier.contract
+    crops = align_faces(prediction.image, faces.detections.landmarks, img_size=contract.img_size, crop=contract.crop)
+    seen = seen_pixels(to_input(crops, contract), contract)
+    shown = [
+        _figure(pixels, f"Face {i + 1} as the model saw it", "What the model saw") for i, pixels in enumerate(seen)
+    ]
+    if isinstance(classifier, OnnxClassifier) and EVIDENCE in classifier.outputs:
+        for i, evidence in enumerate(classifier.evidence(crops)):
+            label = faces.label(i)
+            heat = heat_picture(seen[i], speaking_for(evidence, int(faces.top[i])))
+            alt = f"Patches of face {i + 1} that spoke for {label}, orange, and against it, blue"
+            shown[i] += _figure(heat, alt, f"For {label}: orange; against: blue")
+    return shown
+
+
+def _figure(pixels: npt.NDArray[np.uint8], alt: str, caption: str) -> str:
+    return (
+        f'<figure><img src="{_as_png(pixels)}" width="112" height="112" alt="{escaped(alt)}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
+    )
 
 
 def seen_pixels(inputs: npt.NDArray[np.float32], contract: Contract) -> npt.NDArray[np.uint8]:

@@ -109,7 +109,8 @@ class FileSource:
         try:
             yield from self._chosen()
         except VideoDecodeError as error:
-            raise VideoDecodeError(str(error).replace(self._path, self.name)) from error
+            text = str(error).replace(self._path, self.name)
+            raise VideoDecodeError(text, error.frames_read, error.time_s) from error
 
     def _chosen(self) -> Iterator[VideoFrame]:
         for frame in self._reader:
