@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,13 +43,13 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
         ModelError: a classifier cannot be used.
     """
     with UploadFolder() as uploads:
+        shelf = ModelShelf(settings.models, device=settings.device, max_pixels=settings.max_pixels)
         _quiet_gradio(uploads)
         import gradio as gr
 
         from fer_app.ui.blocks import make_blocks, theme
         from fer_app.ui.photo_tab import ASSETS
 
-        shelf = ModelShelf(settings.models, device=settings.device, max_pixels=settings.max_pixels)
         app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_sweeping(uploads))
         desk = WebcamDesk(shelf, settings.max_viewers, lambda visitor: _may_enter(app, visitor))
         app.add_api_websocket_route("/fer/webcam", desk.serve)
@@ -123,7 +124,7 @@ def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
         The signal's number; 0 when the server ended by itself.
 
     Raises:
-        InputError: the address is taken, or not one of this machine.
+        InputError: the address is taken, or not one of this machine; no public address could be opened.
         ModelError: a classifier cannot be used.
     """
     with StopSignals() as signals, contextlib.closing(_listening(settings)) as listening, make_app(settings) as app:
@@ -140,15 +141,35 @@ def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
         # In a thread: in the main one it would take the signals, and end the program before the uploads are deleted.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        told = False
-        while thread.is_alive() and signals.received is None:
-            if server.started and not told:
-                told = True
-                tell(_address(listening))
-            thread.join(0.1)
-        server.should_exit = True
-        thread.join()
+        try:
+            told = False
+            while thread.is_alive() and signals.received is None:
+                if server.started and not told:
+                    told = True
+                    tell(_address(listening))
+                    if settings.share:
+                        tell(_public_address(listening))
+                thread.join(0.1)
+        finally:
+            server.should_exit = True
+            thread.join()
     return signals.received or 0
+
+
+def _public_address(listening: socket.socket) -> str:
+    """Open a public address through Gradio's relay.
+
+    Raises:
+        InputError: that failed.
+    """
+    from gradio.networking import setup_tunnel
+
+    host, port = listening.getsockname()[:2]
+    try:
+        return setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # of the network, of the relay, of the program that Gradio fetches for it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--share: the public address could not be opened: {reason}") from error
 
 
 def _address(listening: socket.socket) -> str:
@@ -162,6 +183,7 @@ def _listening(settings: UiSettings) -> socket.socket:
     Raises:
         InputError: it is taken, or not one of this machine.
     """
+    taken: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -172,6 +194,8 @@ def _listening(settings: UiSettings) -> socket.socket:
         taken.bind(address)
         taken.listen(128)
     except OSError as error:
+        if taken is not None:
+            taken.close()
         raise InputError(
             f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
             "choose others with --host and --port"

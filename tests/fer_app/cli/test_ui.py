@@ -1,0 +1,105 @@
+"""The command's errors and its end; what it serves is tested in tests/fer_app/ui."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fer_app.cli import app
+from fer_app.errors import InputError
+from fer_app.ui.settings import UiSettings
+
+FER = [sys.executable, "-c", "from fer_app.cli import main; main()", "ui", "--device", "cpu"]
+
+
+def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    from fer_app.ui import server
+
+    seen: list[UiSettings] = []
+
+    def serve(settings: UiSettings, tell: Any) -> int:
+        seen.append(settings)
+        tell("http://127.0.0.1:1/")
+        return 0
+
+    monkeypatch.setattr(server, "serve", serve)
+    done = CliRunner().invoke(app, ["ui"])
+    assert (done.exit_code, done.stdout) == (0, "http://127.0.0.1:1/  (Ctrl-C ends it)\n")
+    assert seen == [UiSettings()]
+    assert (seen[0].host, seen[0].share, seen[0].is_private, seen[0].login) == ("127.0.0.1", False, True, None)
+    (tmp_path / "password").write_text("sesame")
+    words = f"--host 0.0.0.0 --port 81 -m a.onnx -m b.onnx --max-upload-mb 5 --max-pixels 6 --max-video-minutes 0.5 --max-viewers 2 --share --auth ali:{tmp_path / 'password'}"  # noqa: E501
+    assert CliRunner().invoke(app, ["ui", *words.split()]).exit_code == 0
+    settings = seen[1]
+    assert (settings.models, settings.port, settings.share, settings.is_private) == (
+        ("a.onnx", "b.onnx"),
+        81,
+        True,
+        False,
+    )
+    assert (settings.max_upload_bytes, settings.max_pixels, settings.max_video_minutes, settings.max_viewers) == (
+        5_000_000,
+        6,
+        0.5,
+        2,
+    )
+    assert settings.login is not None
+    assert settings.login.password == "sesame"
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        ("--auth ali", "--auth takes USER:FILE", 1),
+        ("--auth ali:/no/such/file", "the password cannot be read", 1),
+        ("--host 203.0.113.1", "cannot listen on 203.0.113.1", 1),
+        ("--port 70000", "--port", 2),
+        ("--device abacus", "--device", 2),
+        ("--port 0 --model no-such.onnx", "no model 'no-such.onnx'", 1),
+    ],
+)
+def test_mistakes_are_one_line(words: str, said: str, status: int) -> None:
+    done = CliRunner().invoke(app, ["ui", *words.split()])
+    assert done.exit_code == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(app, ["ui", "--port", str(port)])
+    assert done.exit_code == 1
+    assert f"port {port}: Address already in use; choose others" in done.stderr
+
+
+def test_a_relay_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fer_app.ui.server import _public_address
+
+    def fail(*_: Any) -> str:
+        raise RuntimeError("Could not get share link\nfrom the relay.")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", fail)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        with pytest.raises(InputError, match=r"--share: .* Could not get share link from the relay"):
+            _public_address(listening)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_ctrl_c_ends_it_quietly(tiny_model) -> None:
+    command = [*FER, "--port", "0", "--model", str(tiny_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
