@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 # One of the two names of ONNX Runtime is installed; the rest comes with extras.
-_PACKAGES = ("onnxruntime-gpu", "onnxruntime", "numpy", "opencv-python", "opencv-python-headless", "pillow")
+_PACKAGES = ("onnxruntime-gpu", "onnxruntime", "numpy", "opencv-python", "opencv-python-headless", "pillow", "gradio")
 _OPTIONAL = {
     "pillow-heif": "heic",
     "pyarrow": "parquet",

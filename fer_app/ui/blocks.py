@@ -50,9 +50,15 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
         html_block(_heading(settings))
         with gr.Row(equal_height=False):
             model = gr.Dropdown(
-                list(shelf.names), value=shelf.names[0], label="Model", filterable=False, elem_id="fer-model", scale=1
+                list(shelf.names),
+                value=shelf.names[0],
+                label="Model",
+                filterable=False,
+                elem_id="fer-model",
+                min_width=300,
             )
-            card = html_block(_card(shelf, shelf.names[0]))
+            with gr.Column(min_width=300):
+                card = html_block(_card(shelf, shelf.names[0]))
         model.change(
             lambda name: _card(shelf, name),
             model,

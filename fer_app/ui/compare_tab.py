@@ -32,7 +32,7 @@ def compare_tab(shelf: ModelShelf, uploads: UploadFolder) -> None:
         first = gr.Dropdown(list(shelf.names), value=shelf.names[0], label="First model", filterable=False)
         second = gr.Dropdown(list(shelf.names), value=shelf.names[1], label="Second model", filterable=False)
     files = gr.File(
-        label="Pictures: drop them here, choose files, or paste one",
+        label="Pictures: drop, choose or paste",
         file_count="multiple",
         file_types=PICTURES,
         height=150,

@@ -38,7 +38,7 @@ def photo_tab(shelf: ModelShelf, uploads: UploadFolder, model: gr.Dropdown) -> N
         return read([str(EXAMPLE)], name)
 
     files = gr.File(
-        label="Pictures: drop them here, choose files, or paste one",
+        label="Pictures: drop, choose or paste",
         file_count="multiple",
         file_types=PICTURES,
         height=150,

@@ -112,7 +112,7 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
     """
     switches = Switches()
     video = gr.File(
-        label="A video: drop it here, or choose a file",
+        label="A video: drop or choose",
         file_count="single",
         file_types=VIDEOS,
         height=150,
