@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -77,7 +76,7 @@ class Guard:
             receive = _given(body, receive)
         if len(body) > limit or (length.isdecimal() and int(length) > limit):
             await _refuse(scope, receive, send, 413, f"This is more than the limit of {limit / 1e6:.0f} MB.")
-        elif not self._paths_are_ours(body):
+        elif body and not scope["path"].startswith("/login") and not self._paths_are_ours(body):
             await _refuse(scope, receive, send, 403, "A file that was not uploaded here is not read.")
         elif scope["path"] == "/":
             await self._page(scope, receive, send)
@@ -102,12 +101,18 @@ class Guard:
         return None
 
     def _paths_are_ours(self, body: bytes) -> bool:
-        """Tell whether every file that a JSON text names was uploaded; other text names none."""
+        """Tell whether every file that a JSON text names was uploaded, and whether it is JSON at all."""
+        named: list[Any] = []
+
+        def note(pairs: list[tuple[str, Any]]) -> None:
+            # All of them: of a name that comes twice, another reader may take the first.
+            named.extend(value for key, value in pairs if key == "path")
+
         try:
-            data = json.loads(body)
-        except ValueError:
-            return True
-        return all(isinstance(path, str) and self._uploads.contains(path) for path in _named_files(data))
+            json.loads(body, object_pairs_hook=note)
+        except (ValueError, RecursionError):
+            return False
+        return all(isinstance(path, str) and self._uploads.contains(path) for path in named)
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the page without what it would load from elsewhere, and with a policy that forbids such loading."""
@@ -154,18 +159,6 @@ def policy(nonce: str) -> str:
             "frame-ancestors 'none'",
         ]
     )
-
-
-def _named_files(data: Any) -> Iterator[Any]:
-    """Yield what a JSON value gives as the path of a file, wherever it is in it."""
-    if isinstance(data, dict):
-        if "path" in data:
-            yield data["path"]
-        for value in data.values():
-            yield from _named_files(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from _named_files(value)
 
 
 def _name_of(host: str) -> str:

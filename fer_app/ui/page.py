@@ -14,6 +14,8 @@ _SCRIPTS = ("page.js", "webcam.js")
 # Names for search engines and social networks: Gradio's own, some with pictures from elsewhere. And a manifest for
 # installing the page as an app, which it is not.
 _FOREIGN = re.compile(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>|<link\s+rel="manifest"[^>]*>')
+# Gradio writes this for everybody, also for who has not logged in; its own script asks for it where it is needed.
+_FUNCTIONS = re.compile(r"<script>window\.gradio_api_info = .*?;</script>", re.DOTALL)
 _SCRIPT = re.compile(r"<script(?=[\s>])")
 
 
@@ -25,5 +27,5 @@ def cleaned(html: str, nonce: str) -> str:
         nonce: lets its scripts run under the page's policy.
     """
     scripts = "".join(f'<script src="./fer/{name}" defer></script>' for name in _SCRIPTS)
-    html = _FOREIGN.sub("", html).replace("</head>", f"{_OURS}{scripts}</head>", 1)
+    html = _FUNCTIONS.sub("", _FOREIGN.sub("", html)).replace("</head>", f"{_OURS}{scripts}</head>", 1)
     return _SCRIPT.sub(f'<script nonce="{nonce}"', html)

@@ -55,9 +55,12 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
         app.add_api_websocket_route("/fer/webcam", desk.serve)
         app.mount("/fer", StaticFiles(directory=ASSETS))
         login = settings.login
+        blocks = make_blocks(shelf, settings, uploads)
+        # Otherwise Gradio reads whatever file a request names; `Guard` would still refuse it.
+        blocks.has_launched = True
         gr.mount_gradio_app(
             app,
-            make_blocks(shelf, settings, uploads),
+            blocks,
             path="/",
             auth=None if login is None else (login.user, login.password),
             auth_message="This page asks for a user and a password.",

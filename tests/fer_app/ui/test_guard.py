@@ -112,6 +112,21 @@ def test_a_call_cannot_name_another_file(served: str, uploaded: str, named: obje
         assert (status, text) == (403, "A file that was not uploaded here is not read.")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data": [{"path": "/etc/passwd", "path": "{upload}"}]}',
+        '{"data": [{"path": "{upload}", "path": "/etc/passwd"}]}',
+        '{"data": [{"path": "/etc/passwd"},]}',
+        "[" * 100_000,
+        "data=1",
+    ],
+)
+def test_a_call_that_can_be_read_in_two_ways_is_refused(served: str, uploaded: str, body: str) -> None:
+    body = body.replace("{upload}", uploaded)
+    assert ask(served, "POST", "/gradio_api/queue/join", body, Content_Type="application/json")[0] == 403
+
+
 def test_other_sites_may_not_ask(served: str) -> None:
     host = urlsplit(served).netloc
     assert ask(served, "GET", "/", Origin=f"http://{host}")[0] == 200

@@ -5,7 +5,8 @@ from fer_app.ui.page import cleaned
 
 PAGE = """<html><head><meta property="og:image"
  content="https://elsewhere.example/a.jpg" /><meta name="twitter:creator" content="x" />
-<link rel="manifest" href="/manifest.json" /><script>a()</script><script type="module" src="./b.js"></script>
+<link rel="manifest" href="/manifest.json" /><script>a()</script><script>window.gradio_api_info = {"b":
+"secret"};</script><script type="module" src="./b.js"></script>
 </head><body><gradio-app></gradio-app><script>c()</script></body></html>"""
 
 
@@ -13,6 +14,7 @@ def test_nothing_from_elsewhere_is_left_and_every_script_has_the_nonce() -> None
     html = cleaned(PAGE, "n0")
     assert "http" not in html
     assert "manifest" not in html
+    assert "secret" not in html
     assert html.count("<script") == html.count('<script nonce="n0"') == 5
     assert "./fer/page.css" in html
     assert "./fer/page.js" in html
