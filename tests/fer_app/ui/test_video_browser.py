@@ -89,3 +89,17 @@ def test_cancel_really_stops(open_page, tmp_path, astronaut) -> None:
         assert time.monotonic() - begun_s < 5
         assert page.get_by_role("alert").inner_text() == "Not complete: stopped before the end."
         assert page.evaluate(PLAY)["duration"] < 15
+
+
+@pytest.mark.slow
+def test_who_leaves_makes_room_for_the_next(open_page, talk, tmp_path, astronaut) -> None:
+    picture = np.ascontiguousarray(astronaut[:320, 80:400])
+    endless = make_clip(tmp_path / "endless.mp4", times=range(6000), size=(320, 320), pictures=[picture] * 6000)
+    with open_page() as page:
+        open_video(page, endless)
+        page.get_by_role("button", name="Annotate").click()
+        page.get_by_text("a second").first.wait_for()
+    with open_page() as page:  # one video is worked on at a time
+        open_video(page, talk)
+        page.get_by_role("button", name="Annotate").click()
+        page.locator("#fer-result-video").wait_for(timeout=40_000)
