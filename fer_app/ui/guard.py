@@ -38,6 +38,9 @@ _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
+# What somebody sent may be opened by itself, and must not act as a page of this program.
+_OF_FILES = {"Content-Security-Policy": "default-src 'self'; script-src 'none'; frame-ancestors 'none'"}
+
 
 class Guard:
     """An ASGI application that lets through to another one what the page needs."""
@@ -81,8 +84,9 @@ class Guard:
         elif scope["path"] == "/":
             await self._page(scope, receive, send)
         else:
+            more = _ALWAYS | (_OF_FILES if scope["path"].startswith(_FILE) else {})
             with contextlib.suppress(ClientDisconnect):  # it left while it sent something
-                await self._app(scope, receive, _with_headers(send, _ALWAYS))
+                await self._app(scope, receive, _with_headers(send, more))
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)

@@ -75,6 +75,18 @@ def test_only_what_was_sent_can_be_read(served: str, uploaded: str, tmp_path: Pa
         assert "secret" not in text.replace("secret.txt", "")
 
 
+def test_a_page_that_was_sent_is_no_page_of_ours(served: str) -> None:
+    status, text = upload(served, b"<script>alert(1)</script>", "page.html")
+    assert status == 200
+    connection = http.client.HTTPConnection(urlsplit(served).netloc)
+    connection.request("GET", f"/gradio_api/file={quote(json.loads(text)[0])}")
+    answer = connection.getresponse()
+    assert answer.read() == b"<script>alert(1)</script>"
+    connection.close()
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "script-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
 @pytest.mark.parametrize(
     "path",
     [
