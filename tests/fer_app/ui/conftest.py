@@ -105,7 +105,7 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+def opened(browser: Any, address: str, login: str | None = None, **options: Any) -> Iterator[Any]:
     """Open the page in a browser that reaches nothing else; in the end nothing may have gone wrong in it."""
     context = browser.new_context(**options)
     host = urlsplit(address).netloc
@@ -128,6 +128,10 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     )
     page.set_default_timeout(20_000)
     page.goto(address)
+    if login is not None:
+        page.get_by_label("username").fill("ali")
+        page.get_by_label("password").fill(login)
+        page.get_by_role("button", name="Login").click()
     page.get_by_role("heading", level=1).wait_for()
     try:
         yield page

@@ -48,3 +48,18 @@ def test_nothing_nobody_and_no_picture(recognizers, tmp_path) -> None:
     assert "Bad.png: not a picture" in html
     assert f"{MOST_COMPARED + 1} pictures are too many at once" in html
     assert html.count('class="fer-pair"') < MOST_COMPARED
+
+
+def test_a_folder_in_a_browser(open_page, astronaut_path, tmp_path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "folder" / name).write_bytes(astronaut_path.read_bytes())
+    (tmp_path / "folder" / "notes.txt").write_text("no picture")
+    with open_page() as page:
+        page.get_by_role("tab", name="Compare").click()
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Choose a folder").click()
+        chooser.value.set_files(tmp_path / "folder")
+        page.get_by_text("of 2 faces").wait_for()
+        assert page.locator("#fer-compare-result tbody tr").count() == 2
+        assert page.get_by_role("alert").inner_text().startswith("Notes.txt: not a picture")

@@ -14,10 +14,16 @@ def test_nothing_from_elsewhere_is_left_and_every_script_has_the_nonce() -> None
     html = cleaned(PAGE, "n0")
     assert "http" not in html
     assert "manifest" not in html
-    assert "secret" not in html
-    assert html.count("<script") == html.count('<script nonce="n0"') == 5
+    assert "secret" in html
+    assert html.count("<script") == html.count('<script nonce="n0"') == 6
     assert "./fer/page.css" in html
     assert "./fer/page.js" in html
+
+
+def test_the_login_tells_nothing_of_the_functions() -> None:
+    html = cleaned(PAGE.replace("a()", 'window.gradio_config = {"auth_required":true}'), "n0")
+    assert "secret" not in html
+    assert "named_endpoints" in html
 
 
 def test_the_policy_lets_no_other_script_run() -> None:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from tests.fer_app.ui.camera import film_portrait
+from tests.fer_app.ui.conftest import opened
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +79,12 @@ def test_two_browsers_at_once(open_page, portrait_clip) -> None:
         for page in (one, other):
             wait_for_pictures(page, 5)
             assert page.locator("#fer-live-label").inner_text() == "happiness"
+
+
+def test_who_has_logged_in_may_use_the_webcam(chromium, guarded, portrait_clip) -> None:
+    with opened(chromium(portrait_clip), guarded.address, login=guarded.password) as page:
+        start(page)
+        wait_for_pictures(page, 3)
 
 
 def test_a_refused_camera_is_a_sentence(open_page) -> None:
