@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 
 from fer_app.errors import FerError
+from fer_app.session import physical_cores
 from fer_app.ui.html import css_colour
 from fer_app.ui.live import LiveFaces
 from fer_app.ui.model_shelf import ModelShelf
@@ -25,8 +26,8 @@ from fer_app.ui.model_shelf import ModelShelf
 _IDLE_S = 60.0
 _TRY_AGAIN_LATER = 1013
 _REFUSED = 1008
-# The networks use all cores for one picture.
-_READERS = 1
+# The networks share out one picture over the cores, but less well than several pictures.
+_CORES_A_READER = 2
 
 
 class _Newest:
@@ -79,7 +80,7 @@ class WebcamDesk:
         """
         self.viewers = 0
         self._shelf, self._max_viewers, self._is_allowed = shelf, max_viewers, is_allowed
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="webcam")
+        self._readers = ThreadPoolExecutor(max(1, physical_cores() // _CORES_A_READER), thread_name_prefix="webcam")
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one visitor until it leaves; nothing of it is kept then."""

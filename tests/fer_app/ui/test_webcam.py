@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -149,3 +150,40 @@ def test_places_are_limited_and_free_again_when_somebody_leaves(guarded: Guarded
                 return
         time.sleep(0.1)
     pytest.fail("the place did not become free")
+
+
+class Silent:
+    """Stands for a WebSocket whose other side says nothing any more."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.closed = 0
+
+    async def accept(self) -> None:
+        pass
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing comes")
+
+    async def send_json(self, value: Any) -> None:
+        self.sent.append(value)
+
+    async def close(self, code: int) -> None:
+        self.closed = code
+
+
+def test_who_sends_nothing_makes_room(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fer_app.ui import webcam
+    from fer_app.ui.model_shelf import ModelShelf
+
+    monkeypatch.setattr(webcam, "_IDLE_S", 0.1)
+    desk = webcam.WebcamDesk(ModelShelf([str(tiny_model)], device="cpu", max_pixels=1), 1, lambda _: True)
+    silent: Any = Silent()
+    asyncio.run(desk.serve(silent))
+    assert "No picture came" in silent.sent[0]["problem"]
+    assert silent.closed == 1013
+    assert desk.viewers == 0
+    refused: Any = Silent()
+    asyncio.run(webcam.WebcamDesk(desk._shelf, 1, lambda _: False).serve(refused))
+    assert (refused.sent, refused.closed) == ([], 1008)
