@@ -15,7 +15,9 @@ from fer_app.cli import app
 from fer_app.errors import InputError
 from fer_app.ui.settings import UiSettings
 
-FER = [sys.executable, "-c", "from fer_app.cli import main; main()", "ui", "--device", "cpu"]
+# Whoever runs the tests in the background may ignore Ctrl-C, and so would the program.
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+FER = [sys.executable, "-c", f"{HEEDING}; from fer_app.cli import main; main()", "ui", "--device", "cpu"]
 
 
 def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
