@@ -28,7 +28,7 @@ def talk(_astronaut_pixels, tmp_path_factory):
 def open_video(page, clip) -> None:
     page.get_by_role("tab", name="Video").click()
     page.set_input_files("#fer-video-file input[type=file]", clip)
-    page.get_by_text(clip.name).wait_for()
+    page.locator("#fer-video-file a").wait_for()  # to the upload, with its size
 
 
 def moment(page) -> float:
