@@ -14,7 +14,7 @@ from fer_app.ui.photo import show_photos
 from fer_app.ui.upload_folder import UploadFolder
 
 ASSETS = Path(__file__).resolve().parent / "assets"
-EXAMPLE = ASSETS / "astronaut.jpg"
+EXAMPLE = ASSETS / "astronaut.jpg"  # NASA, public domain; as in examples/
 # The browser's file dialogue offers these; what a file is shows its content.
 PICTURES = ["image", ".heic", ".heif"]
 

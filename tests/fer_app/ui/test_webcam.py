@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,12 @@ class Silent:
         self.closed = code
 
 
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """In a thread of its own: Playwright leaves a running loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, coroutine).result()
+
+
 def test_who_sends_nothing_makes_room(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fer_app.ui import webcam
     from fer_app.ui.model_shelf import ModelShelf
@@ -180,10 +187,10 @@ def test_who_sends_nothing_makes_room(tiny_model: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(webcam, "_IDLE_S", 0.1)
     desk = webcam.WebcamDesk(ModelShelf([str(tiny_model)], device="cpu", max_pixels=1), 1, lambda _: True)
     silent: Any = Silent()
-    asyncio.run(desk.serve(silent))
+    run(desk.serve(silent))
     assert "No picture came" in silent.sent[0]["problem"]
     assert silent.closed == 1013
     assert desk.viewers == 0
     refused: Any = Silent()
-    asyncio.run(webcam.WebcamDesk(desk._shelf, 1, lambda _: False).serve(refused))
+    run(webcam.WebcamDesk(desk._shelf, 1, lambda _: False).serve(refused))
     assert (refused.sent, refused.closed) == ([], 1008)
