@@ -136,6 +136,7 @@ def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
             log_level="error",
             ws="websockets-sansio",
             ws_max_size=MOST_FRAME_BYTES,
+            ws_per_message_deflate=False,  # pictures are compressed already
             timeout_graceful_shutdown=_LEAVE_S,
             server_header=False,
             lifespan="on",
