@@ -123,10 +123,10 @@ def test_dev_chooses_the_strength() -> None:
     right = {s: (fit_linear(train, labels, 3, s).probs(dev).argmax(axis=1) == dev_labels).mean() for s in STRENGTHS}
     assert right[chosen.strength] == max(right.values())
     assert len(set(right.values())) > 1
-    flipped = choose_linear(train, labels, train, labels, 3)
-    assert flipped.strength == max(
-        s for s in STRENGTHS if (fit_linear(train, labels, 3, s).probs(train).argmax(1) == labels).mean() == 1
-    )
+    known = {s: (fit_linear(train, labels, 3, s).probs(train).argmax(axis=1) == labels).mean() for s in STRENGTHS}
+    equal = [s for s in STRENGTHS if known[s] == max(known.values())]
+    assert len(equal) > 1
+    assert choose_linear(train, labels, train, labels, 3).strength == max(equal)
 
 
 # --- features ------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_a_classifier_is_probed_with_a_caution_where_it_saw_the_split(
 
 def test_what_cannot_be_probed_is_told(trained: Path, mini_ferplus: Path) -> None:
     path = trained / "pretrain" / "last.safetensors"
-    with pytest.raises(DatasetError, match="has no test"):
+    with pytest.raises(DatasetError, match="has no FER2013Test"):
         run(path, "--data", mini_ferplus, "--split", "test")
     with pytest.raises(InputError, match="k = 500"):
         run(path, "--data", mini_ferplus, "--k", "500")
@@ -268,10 +268,11 @@ def test_what_cannot_be_probed_is_told(trained: Path, mini_ferplus: Path) -> Non
 
 
 def test_contempt_is_left_out(trained: Path, mini_ferplus: Path) -> None:
-    told = json.loads(
-        run(trained / "pretrain" / "last.safetensors", "--data", mini_ferplus, "--drop-contempt", "--json")
-    )
-    assert told["n"] == sum(load_ferplus(mini_ferplus, "valid").targets.argmax(dim=1) != 7)  # type: ignore[union-attr]
+    path = trained / "pretrain" / "last.safetensors"
+    told = json.loads(run(path, "--data", mini_ferplus, "--drop-contempt", "--json"))
+    targets = load_ferplus(mini_ferplus, "valid").targets
+    assert targets is not None
+    assert told["n"] == (targets.argmax(dim=1) != 7).sum() < len(targets)
     assert told["drop_contempt"] is True
 
 
