@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 from fer_app.errors import CheckpointError, ConfigError
 from models.vit import VisionTransformer, VitConfig
-from training.checkpoint import is_checkpoint, load_encoder
+from training.checkpoint import CheckpointInfo, is_checkpoint, load_encoder
+from training.contrastive_tables import MimcoTable
 from training.frozen_features import load_encoder_checkpoint
 from training.public_weights import read_public_weights
-from training.recipe import Recipe
+from training.recipe import ModelTable, Recipe
 from training.report import Report
+
+_PIXELS: Final = ("color_mode", "mean", "std")
 
 
 def read_teacher(recipe: Recipe, report: Report, encoder: Path | None) -> VisionTransformer:
@@ -45,15 +49,10 @@ def read_teacher(recipe: Recipe, report: Report, encoder: Path | None) -> Vision
         path = encoder
     if is_checkpoint(path):
         teacher, info = load_encoder_checkpoint(path)
-        method = ((info.recipe or {}).get("pretrain") or {}).get("method", "unknown")
-        report.line(f"teacher: {path}: {_words(teacher.config)}, pre-trained by {method}")
+        method = (info.recipe.get("pretrain") or {}).get("method", "unknown")
+        report.line(f"teacher: {path}: {_words(teacher.config)}, pre-trained by {method}{_other_pixels(info, recipe)}")
         return teacher
-    heads = mimco.teacher_num_heads or recipe.model.num_heads
-    shape = {"num_heads": heads}
-    if mimco.teacher_size is not None:
-        shape = {"embed_dim": None, "depth": None, "num_heads": mimco.teacher_num_heads}
-    size = mimco.teacher_size or recipe.model.size
-    model = recipe.model.model_copy(update={**shape, "size": size, "drop_path_rate": 0.0})
+    model = _shape_of_published(recipe.model, mimco)
     weights, line = read_public_weights(mimco.teacher, model)
     teacher = VisionTransformer(model.vit_config())
     try:
@@ -62,6 +61,23 @@ def read_teacher(recipe: Recipe, report: Report, encoder: Path | None) -> Vision
         raise CheckpointError(f"the teacher {mimco.teacher}: {error}") from error
     report.line(f"teacher: {line.removeprefix('init: ')}; {_words(teacher.config)}")
     return teacher
+
+
+def _shape_of_published(student: ModelTable, mimco: MimcoTable) -> ModelTable:
+    """Return the student's shape with what the teacher's is said to have otherwise."""
+    changed: dict[str, Any] = {}
+    if mimco.teacher_size is not None:
+        changed = {"size": mimco.teacher_size, "embed_dim": None, "depth": None, "num_heads": None}
+    if mimco.teacher_num_heads is not None:
+        changed["num_heads"] = mimco.teacher_num_heads
+    return student.model_copy(update=changed)
+
+
+def _other_pixels(info: CheckpointInfo, recipe: Recipe) -> str:
+    """Say where a teacher of ours learnt on pixels that came in otherwise; nothing where they did not."""
+    theirs, ours = info.recipe.get("model") or {}, recipe.model.model_dump(mode="json")
+    other = [f"{key} = {theirs[key]}" for key in _PIXELS if theirs.get(key, ours[key]) != ours[key]]
+    return f"; on pixels with {', '.join(other)}, which the recipe's are not" if other else ""
 
 
 def _words(config: VitConfig) -> str:

@@ -338,11 +338,20 @@ def test_the_checkpoint_is_the_encoder_that_learnt(contrastive: Path) -> None:
 def test_the_teacher_is_a_checkpoint_of_ours(contrastive: Path, mini_ferplus: Path, tmp_path: Path) -> None:
     """Its shape is its own, and it is no part of what is written."""
     told = cli(mini_ferplus, tmp_path, *MIMCO, f"pretrain.mimco.teacher={contrastive}", "model.embed_dim=32")
-    assert f"teacher: {contrastive}: width 64, 2 blocks, 2 heads, pre-trained by moco_v3" in told
+    assert f"teacher: {contrastive}: width 64, 2 blocks, 2 heads, pre-trained by moco_v3\n" in told
     weights, info = load_checkpoint(tmp_path / "pretrain" / "last.safetensors")
     assert info.architecture["encoder"]["embed_dim"] == 32
     recipe, _ = of([*MIMCO, "model.embed_dim=32"])
     assert weights.keys() == VisionTransformer(recipe.model.vit_config()).state_dict().keys()
+
+
+def test_a_teacher_that_learnt_on_other_pixels_is_pointed_out(
+    contrastive: Path, mini_ferplus: Path, tmp_path: Path
+) -> None:
+    changes = (f"pretrain.mimco.teacher={contrastive}", "model.mean=[0.4]")
+    assert "moco_v3; on pixels with mean = [0.5], which the recipe's are not" in cli(
+        mini_ferplus, tmp_path, *MIMCO, *changes
+    )
 
 
 @pytest.mark.parametrize("method", ["moco_v3", "mimco"])
