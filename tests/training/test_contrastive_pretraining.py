@@ -355,7 +355,7 @@ def test_a_teacher_that_learnt_on_other_pixels_is_pointed_out(
 
 
 @pytest.mark.parametrize("method", ["moco_v3", "mimco"])
-@pytest.mark.parametrize("loss", ["ce", "mscl"])
+@pytest.mark.parametrize("loss", ["ce", "mscl", "pll"])
 def test_finetuning_starts_from_either_encoder(
     contrastive: Path, mini_ferplus: Path, tmp_path: Path, method: str, loss: str
 ) -> None:
@@ -364,6 +364,7 @@ def test_finetuning_starts_from_either_encoder(
         cli(mini_ferplus, tmp_path / "mimco", *MIMCO, f"pretrain.mimco.teacher={contrastive}")
         start = tmp_path / "mimco" / "pretrain" / "last.safetensors"
     short = ["finetune.epochs=1", "finetune.warmup_epochs=0", "finetune.base_lr=1e-12"]
+    short += ["finetune.views=1", "finetune.mix_prob=0.0", "finetune.votes=shares"] if loss == "pll" else []
     told = cli(
         mini_ferplus, tmp_path / "run", 'stages=["finetune"]', f"init='{start}'", f"finetune.loss={loss}", *short
     )
