@@ -153,6 +153,10 @@ class BatchAugment:
         std: per-channel standard deviation on the 0..1 scale.
         color_mode: as in the contract; `gray` takes the luma of RGB pictures. None means gray for one channel.
         interpolation: as in the contract.
+
+    Attributes:
+        mean: float32, (1, C, 1, 1), what is subtracted.
+        std: float32, (1, C, 1, 1), what is divided by then.
     """
 
     n_draws: Final = len(COLUMNS)
@@ -173,8 +177,8 @@ class BatchAugment:
         self.img_size = img_size
         self.interpolation: geometry.Interpolation = interpolation
         self._to_gray = (color_mode or ("gray" if len(mean) == 1 else "rgb")) == "gray"
-        self._mean = torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1)
-        self._std = torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1)
+        self.mean = torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
@@ -197,7 +201,7 @@ class BatchAugment:
         if tuple(draws.shape) != (len(images), self.n_draws):
             raise ValueError(f"draws must be {(len(images), self.n_draws)}, got {tuple(draws.shape)}")
         if len(images) == 0:  # affine_grid refuses empty batches
-            return torch.zeros(0, self._mean.shape[1], self.img_size, self.img_size, device=images.device)
+            return torch.zeros(0, self.mean.shape[1], self.img_size, self.img_size, device=images.device)
         u = dict(zip(COLUMNS, draws.unbind(1), strict=True))
         with torch.autocast(images.device.type, enabled=False):
             values = images.float() / 255
@@ -209,7 +213,7 @@ class BatchAugment:
             if self.spec.noise_std > 0:
                 noise = pixels.pixel_noise(u["noise_seed"], (1, self.img_size, self.img_size))
                 values = (values + noise * (self.spec.noise_std * u["noise_std"])[:, None, None, None]).clamp(0, 1)
-            values = (values - self._mean.to(values.device)) / self._std.to(values.device)
+            values = (values - self.mean.to(values.device)) / self.std.to(values.device)
             return self._erase(values, u)
 
     def _place(self, values: torch.Tensor, u: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Literal, ParamSpec, TypeGuard, TypeVar, get_args
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from fer_app.errors import ConfigError, ProviderUnavailableError
 from training.sampling import Share
@@ -230,3 +230,34 @@ def gather(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         own.register_hook(lambda gradient: gradient * size)  # type: ignore[no-untyped-call]
     codes[distributed.get_rank()] = own
     return torch.cat(codes), torch.cat(all_targets)
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """Put rows that need no gradient, the keys of a contrastive loss, of all processes together.
+
+    A mean over each process's own queries, which DDP averages over the processes, is then the mean over all of them.
+
+    Args:
+        rows: (M, d), this process's; every process has as many.
+
+    Returns:
+        (processes x M, d), the processes one after the other, and where this one's begin.
+    """
+    size = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if size == 1:
+        return rows, 0
+    parts = [torch.empty_like(rows) for _ in range(size)]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts), distributed.get_rank() * len(rows)
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """Let batch norms see the samples of all processes, where there are several with a GPU each.
+
+    torch has no such norm for CPUs: there, each process's norms see its own samples.
+    """
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not several or not torch.cuda.is_available():
+        return model
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted

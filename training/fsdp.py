@@ -34,13 +34,18 @@ def is_sharded(model: nn.Module) -> bool:
     return bool(FullyShardedDataParallel.fsdp_modules(model))
 
 
-def need_plain_run(*, ema: bool, compiles: bool, checkpoints_activations: bool) -> None:
+def need_plain_run(*, ema: bool, compiles: bool, checkpoints_activations: bool, frozen_networks: bool = False) -> None:
     """Refuse what was not made to work with weights in pieces.
 
     Raises:
         ConfigError: one of them is asked for.
     """
-    asked = {"ema_decay": ema, "compile": compiles, "checkpoint_activations": checkpoints_activations}
+    asked = {
+        "ema_decay": ema,
+        "compile": compiles,
+        "checkpoint_activations": checkpoints_activations,
+        "a momentum encoder or a teacher": frozen_networks,
+    }
     if names := [name for name, wanted in asked.items() if wanted]:
         raise ConfigError(f"--strategy fsdp does not go with {', '.join(names)}: turn that off, or use --strategy ddp")
 

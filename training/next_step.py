@@ -38,7 +38,8 @@ def next_step(recipe: Recipe, checkpoint: Path, data: DataSources) -> str:
     model = shlex.quote(str(checkpoint))
     if recipe.stages[-1] == "pretrain":
         return (
-            f"next: fer train RECIPE --set init={model} --data DIR, with a recipe that fine-tunes this [model]; "
+            f"next: fer train RECIPE --set init={model} --data DIR, with a recipe that fine-tunes this [model], "
+            f"or fer probe {model} --data DIR; "
             "--set 'stages=[\"finetune\"]' leaves out the pre-training of one that has both"
         )
     faces = data.need_faces()

@@ -28,6 +28,7 @@ from models.pos_embed import resize_pos_embed
 from models.vit import NORM_EPS, VIT_SIZES, VisionTransformer, VitConfig
 from training.checkpoint import misfits
 from training.first_few import first_few
+from training.moco_v3_file import MOCO_V3_HEADS, is_moco_v3, take_base_encoder
 from training.recipe import ModelTable
 
 HUB_PREFIX = "timm:"
@@ -44,8 +45,8 @@ def read_public_weights(init: str, model: ModelTable) -> tuple[dict[str, Tensor]
 
     Args:
         init: `timm:NAME` (downloaded once by the hub's client, then read from its cache), or the path of a file: a
-            `mae_pretrain_vit_*.pth`, one with its decoder (`*_full.pth`), what MAE's training script saves, or a
-            supervised ViT under timm's names, `.pth` or `.safetensors`.
+            `mae_pretrain_vit_*.pth`, one with its decoder (`*_full.pth`), what MAE's or MoCo v3's training script
+            saves, or a supervised ViT under timm's names, `.pth` or `.safetensors`.
         model: the encoder that the weights are for.
 
     Returns:
@@ -60,10 +61,15 @@ def read_public_weights(init: str, model: ModelTable) -> tuple[dict[str, Tensor]
     of_hub = init.startswith(HUB_PREFIX)
     name = init.removeprefix(HUB_PREFIX)
     state, notes = _from_hub(name, model) if of_hub else (_from_file(Path(init)), [])
+    of_moco_v3 = is_moco_v3(state)
     try:
+        if of_moco_v3:
+            state, beside = take_base_encoder(state)
         weights, changes = encoder_weights(state, config)
+        if of_moco_v3:
+            changes = [*beside, *changes]
         if not of_hub:
-            notes = [_heads_of_file(config)]
+            notes = [_heads_of_file(config, MOCO_V3_HEADS if of_moco_v3 else _PUBLISHED_HEADS)]
     except CheckpointError as error:
         raise CheckpointError(f"the weights of {name} are not the recipe's [model]: {error}") from error
     return weights, f"init: {name}: " + "; ".join([f"{len(weights)} tensors of the encoder", *changes, *notes])
@@ -159,6 +165,9 @@ def _from_file(path: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(held, dict) or not held:
         raise CheckpointError(f"{path} holds no state dict")
+    if isinstance(held.get("state_dict"), dict) and is_moco_v3(held["state_dict"]):
+        moco_v3: dict[str, Any] = held["state_dict"]
+        return moco_v3
     if not isinstance(held.get("model"), dict):
         return held
     if unknown := sorted(str(key) for key in held.keys() - _BESIDE_MODEL - {"model"}):
@@ -171,13 +180,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _heads_of_file(config: VitConfig) -> str:
+def _heads_of_file(config: VitConfig, published: Mapping[int, int]) -> str:
     """Say what a file leaves open.
+
+    Args:
+        config: the recipe's.
+        published: heads by width, of those who publish such files.
 
     Raises:
         CheckpointError: nobody publishes encoders of this width with these heads. The shapes would fit all the same.
     """
-    usual = _PUBLISHED_HEADS.get(config.embed_dim, config.num_heads)
+    usual = published.get(config.embed_dim, config.num_heads)
     if config.num_heads != usual:
         raise CheckpointError(
             f"encoders of width {config.embed_dim} are published with {usual} heads, model.num_heads is "

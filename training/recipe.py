@@ -29,6 +29,7 @@ from fer_app.labels import LABELS
 from models.vit import VitConfig, vit_config
 from training.augment import AugmentSpec, BatchAugment
 from training.confidences import Revision
+from training.contrastive_tables import MimcoTable, MocoTable
 from training.data.ferplus_votes import VoteMode
 from training.losses.cross_entropy_loss import ClassWeights
 
@@ -128,18 +129,20 @@ class _StageTable(_Table):
 
 
 class PretrainTable(_StageTable):
-    """Masked-image pre-training: `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients.
+    """Pre-training without labels: masked (`mae`, `hog`), contrastive (`moco_v3`), or both (`mimco`).
 
+    `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients.
     `images` are `photos` without labels, the labelled set's `faces` (of its part `split`), or both. `photos_from` are
     the names of the folders, given with --data or found in them, whose photos are taken; empty takes all.
     `stream` reads photos again in every epoch instead of keeping them in memory; `auto` does so when they do not fit.
     `shuffle_buffer` and `strict_shards` (stop at a damaged shard instead of leaving out the rest of it) are a stream's.
 
     Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
-    `norm_pix_loss` is for pixels, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`.
+    `norm_pix_loss` is for pixels, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`; `moco` and
+    `mimco` are the tables of those methods, see `training.contrastive_tables`, and have no use for a decoder.
     """
 
-    method: Literal["mae", "hog"] = "mae"
+    method: Literal["mae", "hog", "moco_v3", "mimco"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
     split: Annotated[Literal["train", "train-main"], LATER] = "train-main"
     photos_from: Annotated[tuple[str, ...], LATER, Field(strict=False)] = ()
@@ -155,6 +158,17 @@ class PretrainTable(_StageTable):
     reconstructions_every: Annotated[NonNegativeInt, LATER] = 5
     hog_cell_px: Annotated[PositiveInt, LATER] = 8
     hog_gaussian_window: Annotated[NonNegativeInt, LATER] = 0
+    moco: Annotated[MocoTable, LATER] = MocoTable()
+    mimco: Annotated[MimcoTable, LATER] = MimcoTable()
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> Self:
+        for name, method, plain in (("moco", "moco_v3", MocoTable()), ("mimco", "mimco", MimcoTable())):
+            if self.method != method and getattr(self, name) != plain:
+                raise ValueError(f"{name} is of method = {method!r}, and method is {self.method!r}")
+        if self.method == "mimco" and not self.mimco.patch_weight + self.mimco.image_weight:
+            raise ValueError("mimco.patch_weight and mimco.image_weight are both 0: nothing is left to learn from")
+        return self
 
 
 class LabelDecoderTable(_Table):
@@ -307,6 +321,8 @@ class Recipe(_Table):
             problems.append("stages is empty")
         if list(self.stages) != sorted(set(self.stages), key=("pretrain", "finetune").index):
             problems.append("stages must list each stage once, pretrain before finetune")
+        if self.init.startswith("recipe:") and self._teacher.startswith("recipe:"):
+            problems.append("init and pretrain.mimco.teacher cannot both be another recipe's")
         for build in (self.contract, lambda: self.model.vit_config()):
             try:
                 build()
@@ -318,9 +334,13 @@ class Recipe(_Table):
 
     @property
     def starts_from(self) -> str | None:
-        """NAME where `init = "recipe:NAME"`: the encoder that a recipe beside this one makes, see `training.sweep`."""
-        kind, separator, name = self.init.partition(":")
-        return name if separator and kind == "recipe" else None
+        """NAME where `init` or a teacher is `recipe:NAME`: what a recipe beside this one makes (`training.sweep`)."""
+        named = [name for given in (self.init, self._teacher) if (name := given.removeprefix("recipe:")) != given]
+        return named[0] if named else None
+
+    @property
+    def _teacher(self) -> str:
+        return self.pretrain.mimco.teacher if self.pretrain is not None and "pretrain" in self.stages else ""
 
     def contract(self, labels: tuple[str, ...] = LABELS) -> Contract:
         """Return the contract of a classifier that this recipe trains on faces of these classes, without figures."""

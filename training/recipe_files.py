@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from fer_app.errors import ConfigError
 from training.augment import AugmentSpec
+from training.contrastive_tables import MimcoTable, MocoTable
 from training.recipe import (
     ExpectedTable,
     FinetuneTable,
@@ -148,6 +149,9 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         ("finetune",): FinetuneTable,
         ("expected",): ExpectedTable,
         ("pretrain", "augment"): AugmentSpec,
+        ("pretrain", "moco"): MocoTable,
+        ("pretrain", "moco", "second_augment"): AugmentSpec,
+        ("pretrain", "mimco"): MimcoTable,
         ("finetune", "augment"): AugmentSpec,
         ("finetune", "pll"): PllTable,
         ("finetune", "label_decoder"): LabelDecoderTable,

@@ -21,3 +21,14 @@ def warmup_cosine(progress: float, *, epochs: float, warmup_epochs: float, peak:
         return peak * progress / warmup_epochs
     share = (progress - warmup_epochs) / max(epochs - warmup_epochs, 1e-12)
     return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+
+
+def momentum_cosine(progress: float, *, epochs: float, start: float) -> float:
+    """Rise from `start` to 1 along half a cosine: the momentum of MoCo v3's slow encoder (arXiv:2104.02057).
+
+    Args:
+        progress: epochs done so far, fractional; the first step has 0.
+        epochs: length of the run.
+        start: value of the first step.
+    """
+    return 1.0 - (1.0 - start) * 0.5 * (1.0 + math.cos(math.pi * progress / epochs))

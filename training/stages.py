@@ -27,16 +27,15 @@ from training.data.prepared import crop_note
 from training.distributed import World, launch
 from training.fingerprint import differences
 from training.fsdp import need_plain_run
-from training.hog_pretraining import HogPretraining
 from training.interruption import RunInterruptedError
 from training.kept_head import take_head
 from training.loop import LoopSettings, fit
 from training.made_by import made_by
-from training.mae_pretraining import MaePretraining
 from training.memory import need_memory
 from training.mimic_finetuning import MimicFinetuning
 from training.objective import Objective
 from training.pll_finetuning import PllFinetuning
+from training.pretraining import pretraining
 from training.progress_state import Progress
 from training.public_weights import read_public_weights
 from training.recipe import PretrainTable, Recipe, Stage
@@ -44,8 +43,6 @@ from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
 from training.shared_faces import once_a_machine
-
-_PRETRAINING: dict[str, type[MaePretraining]] = {"mae": MaePretraining, "hog": HogPretraining}
 
 
 def run_recipe(
@@ -68,7 +65,7 @@ def run_recipe(
         report: tells the user.
         resume: go on from what `run_dir` holds; without it, a folder that holds a run is refused.
         tensorboard: also write TensorBoard's files, to the folder `tensorboard` of each stage.
-        encoder: the checkpoint that `init = "recipe:NAME"` stands for, which `training.sweep` knows.
+        encoder: the checkpoint that `recipe:NAME` (`init`, a teacher) stands for, which `training.sweep` knows.
         fabric: of `training.distributed.launch`; None for one process on the best device.
 
     Raises:
@@ -128,7 +125,9 @@ def _run_stages(
         done = world.first(folder.summary)
         if done is None or "data" in done:  # older ones do not tell what they were trained on
             with need_memory(stage):
-                objective, settings = _prepare(stage, recipe, data, start, folder, fabric, report, resume=resume)
+                objective, settings = _prepare(
+                    stage, recipe, data, start, folder, fabric, report, resume=resume, encoder=encoder
+                )
         if done is not None:
             if "data" in done and (changed := differences(done["data"], objective.fingerprint())):
                 raise CheckpointError(f"the data is not what {folder.path} was trained on: {'; '.join(changed)}")
@@ -192,7 +191,7 @@ def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> di
     if recipe.init == "scratch":
         return None
     path = bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init)
-    if recipe.starts_from is not None:
+    if recipe.init.startswith("recipe:"):
         if encoder is None:
             raise ConfigError(
                 f"init = {recipe.init!r} is what the recipe {recipe.starts_from} beside this one makes: "
@@ -227,6 +226,7 @@ def _prepare(
     report: Report,
     *,
     resume: bool,
+    encoder: Path | None,
 ) -> tuple[Objective, LoopSettings]:
     """Read the stage's data and build what it trains."""
     table = recipe.pretrain if stage == "pretrain" else recipe.finetune
@@ -234,7 +234,7 @@ def _prepare(
     objective: Objective
     if isinstance(table, PretrainTable):
         images = _pretraining_images(recipe, table, data, folder, fabric, report, resume=resume)
-        objective = _PRETRAINING[table.method](recipe, table, images, start)
+        objective = pretraining(recipe, table, images, start, report, encoder)
     else:
         faces = _labelled(
             recipe,
@@ -274,6 +274,7 @@ def _prepare(
             ema=settings.ema_decay is not None,
             compiles=settings.compile,
             checkpoints_activations=settings.checkpoint_activations,
+            frozen_networks=isinstance(table, PretrainTable) and table.method in ("moco_v3", "mimco"),
         )
     return objective, settings
 

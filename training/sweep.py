@@ -179,7 +179,10 @@ class Sweep:
             _refuse_another_encoder(cell)
         else:
             RunFolder(cell.run_dir)  # makes it, and says if that cannot be done
-            write_json(_init_path(cell), {"init": cell.recipe.init, "sha256": file_sha256(cell.start.checkpoint)})
+            write_json(
+                _init_path(cell),
+                {"init": f"recipe:{cell.recipe.starts_from}", "sha256": file_sha256(cell.start.checkpoint)},
+            )
         return cell.start.checkpoint
 
     def _train(self, cell: Cell, encoder: Path | None) -> None:

@@ -25,7 +25,7 @@ class Cell:
         name: the recipe's file below the folder, without its suffix.
         recipe: with the cell's seed.
         run_dir: an ordinary run folder, see `training.run_folder`.
-        start: the cell whose encoder this one starts from, where its `init` is another recipe's.
+        start: the cell whose encoder this one starts from, where its `init` or its teacher is another recipe's.
         split: what it is scored on, if it can be.
     """
 
@@ -183,10 +183,17 @@ def _has_table(recipe: Recipe, override: str) -> bool:
 
 
 def _beside(name: str, recipe: Recipe) -> str | None:
-    """Return the recipe that this one's `init` names, as the folder's recipes are named."""
+    """Return the recipe that this one's `init` or teacher names, as the folder's recipes are named."""
     if recipe.starts_from is None:
         return None
     return (PurePosixPath(name).parent / recipe.starts_from).as_posix()
+
+
+def _named(recipe: Recipe) -> str:
+    """Return the key that names the recipe it starts from, with its value."""
+    if recipe.init.startswith("recipe:"):
+        return f"init = {recipe.init!r}"
+    return f"pretrain.mimco.teacher = 'recipe:{recipe.starts_from}'"
 
 
 def _split(recipe: Recipe, asked: Split | None) -> Split:
@@ -215,13 +222,13 @@ def _problems(recipes: dict[str, Recipe], before: dict[str, str | None]) -> list
         if start is None:
             continue
         if start not in recipes:
-            found.append(f"{name}: init = {recipe.init!r}: no recipe {start} in the folder")
+            found.append(f"{name}: {_named(recipe)}: no recipe {start} in the folder")
             continue
         if recipes[start].stages != ("pretrain",):
-            found.append(f"{name}: init = {recipe.init!r}: {start} does more than pre-train")
+            found.append(f"{name}: {_named(recipe)}: {start} does more than pre-train")
         chain: list[str] = [name]
         while (following := before.get(chain[-1])) is not None and following not in chain:
             chain.append(following)
         if following == name:
-            found.append(f"{name}: init = {recipe.init!r} leads back to it: {' -> '.join([*chain, name])}")
+            found.append(f"{name}: {_named(recipe)} leads back to it: {' -> '.join([*chain, name])}")
     return found

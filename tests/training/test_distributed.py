@@ -23,14 +23,15 @@ from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, ConfigError, ProviderUnavailableError
 from tests.training.miniature import write_mini_shards
-from tests.training.two_processes import CASES, codes_and_targets, objective, train
+from tests.training.two_processes import CASES, codes_and_targets, objective, queries_and_keys, train
 from training import distributed
 from training.checkpoint import load_checkpoint
 from training.cli import train as train_command
 from training.data.ferplus import load_ferplus
-from training.distributed import Processes, World, gather, launch
+from training.distributed import Processes, World, gather, gather_rows, launch
 from training.fsdp import need_plain_run
 from training.loop import _finish_epoch, step_draws
+from training.losses.info_nce_loss import MocoV3Loss
 from training.losses.mscl_loss import MsclLoss
 from training.progress_state import Progress
 from training.run_folder import RunFolder
@@ -89,7 +90,7 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     )
 
 
-@pytest.mark.parametrize("case", [*CASES, "passes", "whole"])
+@pytest.mark.parametrize("case", [*CASES, "moco", "passes", "whole"])
 def test_processes_end_with_the_same_weights(pair: Path, case: str) -> None:
     ours, theirs = (torch.load(pair / f"{case}-{rank}.pt") for rank in (0, 1))
     for name, tensor in ours.items():
@@ -148,9 +149,24 @@ def test_gathered_loss_and_its_gradient_are_those_of_all_codes(pair: Path) -> No
         torch.testing.assert_close(gradient, weight.grad)
 
 
+def test_keys_of_all_processes_are_the_negatives(pair: Path) -> None:
+    queries, keys = queries_and_keys()
+    weight = torch.eye(5, requires_grad=True)
+    asked = [nn.functional.normalize(view @ weight, dim=1) for view in queries]
+    loss, _ = MocoV3Loss()((asked[0], asked[1]), (keys[0], keys[1]))
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.norm() > 0.1
+    for rank in (0, 1):
+        value, gradient = torch.load(pair / f"keys-{rank}.pt")
+        torch.testing.assert_close(value, loss.detach())
+        torch.testing.assert_close(gradient, weight.grad)
+
+
 def test_one_process_gathers_nothing() -> None:
     z, targets = codes_and_targets()
     assert gather(z, targets) == (z, targets)
+    assert gather_rows(z) == (z, 0)
 
 
 def test_the_first_process_writes_and_everything_once(pair: Path) -> None:

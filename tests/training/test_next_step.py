@@ -58,3 +58,4 @@ def test_an_encoder_is_to_be_fine_tuned() -> None:
     encoder = Recipe.model_validate({"name": "a", "stages": ["pretrain"], "pretrain": STAGE})
     told = next_step(encoder, Path("last.safetensors"), locate([]))
     assert told.startswith("next: fer train RECIPE --set init=last.safetensors --data DIR")
+    assert "or fer probe last.safetensors --data DIR" in told

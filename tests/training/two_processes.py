@@ -25,13 +25,15 @@ from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
 from training.data.photo_stream import PhotoStream
 from training.data.shard_list import count_archives, list_shards
-from training.distributed import Processes, World, gather, launch
+from training.distributed import Processes, World, gather, gather_rows, launch
 from training.ending import together
 from training.fsdp import fsdp_strategy
 from training.loop import LoopSettings, fit
+from training.losses.info_nce_loss import MocoV3Loss
 from training.losses.mscl_loss import MsclLoss
 from training.mae_pretraining import MaePretraining
 from training.mimic_finetuning import MimicFinetuning
+from training.moco_pretraining import MocoPretraining
 from training.pll_finetuning import PllFinetuning
 from training.recipe_files import load_recipe
 from training.report import Report
@@ -168,6 +170,8 @@ def equalities(data: Path, folder: Path, fabric: Fabric) -> None:
     for case in CASES:
         state = train(objective(case, data), folder / case, fabric)
         torch.save(state, folder / f"{case}-{fabric.global_rank}.pt")
+    state = train(contrastive(data), folder / "moco", fabric, ema_decay=None)
+    torch.save(state, folder / f"moco-{fabric.global_rank}.pt")
     accumulated = train(objective("mae", data), folder / "passes", fabric, batch_size=8, accumulate=2)
     torch.save(accumulated, folder / f"passes-{fabric.global_rank}.pt")
 
@@ -222,6 +226,35 @@ def gathered_loss(folder: Path, fabric: Fabric) -> None:
     torch.save((loss.detach(), fabric.all_reduce(weight.grad, reduce_op="mean")), folder / f"loss-{rank}.pt")
 
 
+def gathered_keys(folder: Path, fabric: Fabric) -> None:
+    """MoCo v3's loss of four queries in each process against all keys, and its gradient after DDP's mean."""
+    queries, keys = queries_and_keys()
+    rank = World(fabric).rank
+    own = slice(4 * rank, 4 * rank + 4)
+    weight = torch.eye(5, requires_grad=True)
+    asked = [nn.functional.normalize(view[own] @ weight, dim=1) for view in queries]
+    (first, row), (second, _) = (gather_rows(view[own]) for view in keys)
+    loss, _ = MocoV3Loss()((asked[0], asked[1]), (first, second), row)
+    loss.backward()
+    assert weight.grad is not None
+    mean = fabric.all_reduce(loss.detach(), reduce_op="mean")
+    torch.save((mean, fabric.all_reduce(weight.grad, reduce_op="mean")), folder / f"keys-{rank}.pt")
+
+
+def queries_and_keys() -> tuple[list[Tensor], list[Tensor]]:
+    """Two views of eight codes each: queries, not of length 1 yet, and keys."""
+    generator = torch.Generator().manual_seed(1)
+    views = [torch.randn(8, 5, generator=generator) for _ in range(4)]
+    return views[:2], [nn.functional.normalize(view, dim=1) for view in views[2:]]
+
+
+def contrastive(data: Path) -> MocoPretraining:
+    changes = ("method=moco_v3", "moco.mlp_dim=16", "moco.out_dim=8", "batch_size=16", "epochs=2")
+    recipe = load_recipe("debug", [f"pretrain.{change}" for change in changes])
+    assert recipe.pretrain is not None
+    return MocoPretraining(recipe, recipe.pretrain, load_ferplus(data, "train-main").images, None)
+
+
 def codes_and_targets() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     targets = 4 * torch.randn(8, 3, generator=generator)
@@ -263,6 +296,7 @@ def main(task: str, data: Path, folder: Path) -> None:
     with together(fabric):
         if task == "equalities":
             gathered_loss(folder, fabric)
+            gathered_keys(folder, fabric)
             shared(data, folder, fabric)
             equalities(data, folder, fabric)
         elif task == "fail":

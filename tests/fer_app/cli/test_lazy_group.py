@@ -138,7 +138,7 @@ def test_an_extra_named_like_the_command_comes_first(commands, monkeypatch):
 
 def test_our_own_commands_are_declared():
     found = lazy_group._entry_points()
-    assert {"train", "eval", "export", "sweep"} <= set(found)
+    assert {"train", "eval", "export", "probe", "sweep"} <= set(found)
     for entry_point in found.values():
         assert lazy_group.first_line_of_help(entry_point), f"{entry_point.value} has no docstring"
 
