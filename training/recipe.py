@@ -321,7 +321,7 @@ class Recipe(Table):
             "MIMIC's losses": isinstance(table, FinetuneTable),
             "finetune.layer_decay": table is not None and table.layer_decay != 1.0,
         }
-        words = "model.backbone = 'wide_resnet' trains from scratch, by supervised, mixmatch or margin_mix: it knows no"
+        words = "model.backbone = 'wide_resnet' trains from scratch, by supervised, mixmatch or margin_mix: leave out"
         return [f"{words} {name}" for name, wanted in asked.items() if wanted]
 
     @property

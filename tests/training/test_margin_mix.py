@@ -331,8 +331,8 @@ def test_the_names_of_the_labelled_faces_are_written(faces: ImageSet, tmp_path: 
         (["finetune.labels=0"], "finetune.labels: "),
         (["finetune.fuzzifier=1.0"], "finetune.fuzzifier: "),
         (["finetune.votes=probability"], "finetune.votes: "),
-        (["finetune.layer_decay=0.9"], "it knows no finetune.layer_decay"),
-        (["init=bundled"], "it knows no init = 'bundled'"),
+        (["finetune.layer_decay=0.9"], "leave out finetune.layer_decay"),
+        (["init=bundled"], "leave out init = 'bundled'"),
         (["model.wrn_depth=12"], "there is no WideResNet-12-1"),
     ],
 )
@@ -345,8 +345,8 @@ def test_recipes_that_do_not_hold_are_refused(changes: list[str], said: str) -> 
 def test_a_wide_resnet_has_no_pretraining_and_no_mimic() -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe("debug", ["model.backbone=wide_resnet"])
-    assert "it knows no stages with pretrain" in str(caught.value)
-    assert "it knows no MIMIC's losses" in str(caught.value)
+    assert "leave out stages with pretrain" in str(caught.value)
+    assert "leave out MIMIC's losses" in str(caught.value)
 
 
 def test_all_faces_labelled_leaves_nothing_to_guess(faces: ImageSet) -> None:
