@@ -183,9 +183,14 @@ class MarginMix(Stateless):
             "ce": self._cross_entropy(logits[:labelled], targets[:labelled]),
             "guess": self._guess_loss(logits[labelled:], targets[labelled:]),
         }
-        loss = terms["ce"] + self._guess_weight(samples) * terms["guess"]
+        risen = self._risen(samples)
+        loss = terms["ce"] + risen * table.guess_weight * terms["guess"]
         if table.method == "margin_mix":
-            terms["margin"] = self._margin(z, targets, self._centroids(device))
+            centroids = self._centroids(device)
+            known, guessed = (
+                self._margin(z[part], targets[part], centroids) for part in (slice(labelled), slice(labelled, None))
+            )
+            terms["margin"] = (known + risen * guessed) / (1.0 + risen)
             loss = loss + table.margin_weight * terms["margin"]
         return {"loss": loss, **terms, "confidence": guesses.amax(dim=1).mean()}
 
@@ -200,12 +205,11 @@ class MarginMix(Stateless):
             probs = logits.softmax(dim=1)
         return sharpen(probs.view(table.views, -1, probs.shape[1]).mean(dim=0), table.sharpen_temperature)
 
-    def _guess_weight(self, samples: Tensor) -> float:
-        """Return the weight of the guesses: it rises from 0 over `ramp` of the training."""
+    def _risen(self, samples: Tensor) -> float:
+        """Return how much guesses count at a step: from 0 to 1 over `ramp` of the training."""
         table = self._table
         step = int(samples[0]) // self._row
-        done = (self._epoch + step / table.epoch_steps) / table.epochs
-        return table.guess_weight * min(1.0, done / table.ramp)
+        return min(1.0, (self._epoch + step / table.epoch_steps) / table.epochs / table.ramp)
 
     def _centroids(self, device: torch.device) -> Tensor:
         return self.model.get_buffer(CENTROIDS).to(device)

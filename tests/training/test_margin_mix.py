@@ -142,10 +142,12 @@ def test_the_terms_are_those_of_the_steps_written_out(faces: ImageSet, method: s
     squared = (logits[BATCH:].softmax(dim=1) - soft[BATCH:]).square().mean()
     torch.testing.assert_close(terms["ce"].detach(), ce)
     torch.testing.assert_close(terms["guess"].detach(), squared)
-    weight = 30.0 * (1 + 2 / 4) / 3  # epoch 1, step 2 of 4, of 3 epochs
-    loss = ce + weight * squared
+    risen = (1 + 2 / 4) / 3  # epoch 1, step 2 of 4, of 3 epochs
+    loss = ce + 30.0 * risen * squared
     if method == "margin_mix":
-        margin = MarginLoss(table.margin)(z, soft, model.centroids)
+        known = MarginLoss(table.margin)(z[:BATCH], soft[:BATCH], model.centroids)
+        guessed = MarginLoss(table.margin)(z[BATCH:], soft[BATCH:], model.centroids)
+        margin = (known + risen * guessed) / (1 + risen)
         torch.testing.assert_close(terms["margin"].detach(), margin)
         loss = loss + 0.7 * margin
     torch.testing.assert_close(terms["loss"].detach(), loss)
@@ -201,15 +203,15 @@ def test_every_face_comes_round_before_one_comes_again(faces: ImageSet) -> None:
     assert not torch.equal(first, target._shown)
 
 
-def test_the_guesses_weight_rises_and_stays(faces: ImageSet) -> None:
-    target = objective(faces, "finetune.guess_weight=10.0", "finetune.ramp=0.5")
-    weights = []
+def test_guesses_count_more_and_more(faces: ImageSet) -> None:
+    target = objective(faces, "finetune.ramp=0.5")
+    risen = []
     for epoch in range(3):
         steps = target.start_epoch(epoch, BATCH, Share()).starting_at(0)
-        weights += [target._guess_weight(samples) for samples in steps]
-    assert weights == pytest.approx([min(10.0, 20.0 * i / 12) for i in range(12)])
+        risen += [target._risen(samples) for samples in steps]
+    assert risen == pytest.approx([min(1.0, 2 * i / 12) for i in range(12)])
     second = list(target.start_epoch(0, BATCH, Share(1, 2)).starting_at(0))  # another process's part of the steps
-    assert [target._guess_weight(samples) for samples in second] == pytest.approx(weights[:4])
+    assert [target._risen(samples) for samples in second] == pytest.approx(risen[:4])
 
 
 def embeddings(target: MarginMix, faces: ImageSet) -> Tensor:
