@@ -36,7 +36,8 @@ class CheckpointInfo:
 
     Attributes:
         kind: `encoder` (pre-trained, no head) or `classifier`.
-        architecture: `VitConfig.to_dict()` under `encoder`, and for classifiers the head's arguments.
+        architecture: `VitConfig.to_dict()` under `encoder`, and for classifiers the head's arguments; or the shape of a
+            `WideResNet` under `wide_resnet`, and its number of classes.
         counters: whole numbers: epochs and steps done, and seconds that they took.
         recipe: the recipe as written by `Recipe.to_json`, parsed; empty when there is none.
         metrics: figures measured when it was saved.

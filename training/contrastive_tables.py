@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from models.mimco import HeadKind, ImagePool
 from training.augment import AugmentSpec, Probability
 from training.losses.info_nce_loss import Negatives
+from training.stage_table import Table
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class MocoTable(_Table):
+class MocoTable(Table):
     """MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057). The defaults are the published ones for vision transformers.
 
     The first view is augmented by `[pretrain.augment]`, the second by `second_augment` or, without it, the same; the
@@ -33,7 +30,7 @@ class MocoTable(_Table):
     solarize_p: Probability = 0.2
 
 
-class MimcoTable(_Table):
+class MimcoTable(Table):
     """After MimCo (Zhou et al. 2022, arXiv:2209.03063); what is not the paper's: `training.mimco_pretraining`.
 
     `teacher` is a checkpoint of ours, `timm:NAME`, a file of published weights, or `recipe:NAME` in a sweep. The

@@ -19,6 +19,7 @@ from fer_app.session import parse_device
 from models.mimic import MimicClassifier
 from models.pll_fer import PllFerClassifier
 from models.vit import VisionTransformer, VitConfig
+from models.wide_resnet import WideResNet
 from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
 from training.metrics import ClassificationReport
@@ -91,6 +92,8 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
         raise CheckpointError("this checkpoint is a pre-trained encoder; fine-tune it first")
     try:
         head = dict(info.architecture)
+        if "wide_resnet" in head:
+            return WideResNet(**head.pop("wide_resnet"), **head)
         encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
         kind = _CLASSIFIERS[head.pop("head", "linear")]
         return kind(encoder, **head)

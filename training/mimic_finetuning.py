@@ -10,26 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from fer_app.errors import DatasetError
-from fer_app.preprocess import softmax
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
 from training.augment import epoch_draws
-from training.checkpoint import CheckpointInfo, load_encoder, read_info, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
 from training.distributed import gather
-from training.evaluation import TorchClassifier, crops_of, hard_targets
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
 from training.losses.mscl_loss import MsclLoss
 from training.losses.scl_loss import SclLoss
-from training.metrics import best_temperature, classification_report
 from training.mixing import MixUpCutMix
 from training.objective import Stateless
 from training.recipe import FinetuneTable, Recipe
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, balanced_order, epoch_order
+from training.selection import Selection
 
 
 class MimicFinetuning(Stateless):
@@ -86,7 +84,7 @@ class MimicFinetuning(Stateless):
             anchor=table.contrastive_anchor,
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
-        self._selection = None if selection is None else (crops_of(selection), hard_targets(selection))
+        self._selection = Selection(selection)
 
     def _build(
         self, encoder: VisionTransformer, table: FinetuneTable, num_classes: int
@@ -159,28 +157,11 @@ class MimicFinetuning(Stateless):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Score the selection split through the serving preprocess; its best temperature comes along."""
-        if self._selection is None:
-            return {}
-        crops, targets = self._selection
-        contract = self._recipe.contract(self._faces.class_names)
-        logits = TorchClassifier(model, contract).logits(crops)
-        temperature = best_temperature(logits, targets)
-        report = classification_report(softmax(logits, temperature), targets, contract.labels)
-        return {
-            "dev_accuracy": report.accuracy,
-            "dev_mean_class_accuracy": report.mean_class_accuracy,
-            "dev_ece": report.ece,
-            "temperature": temperature,
-        }
+        return self._selection.figures(model, self._recipe.contract(self._faces.class_names))
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier as the newest, and as the best if its accuracy on a selection split is."""
-        self.write(folder.last, model, counters, figures)
-        if self._selection is None:
-            return
-        best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
-        if figures["dev_accuracy"] > best:
-            self.write(folder.best, model, counters, figures)
+        self._selection.save(folder, figures, lambda path: self.write(path, model, counters, figures))
 
     def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier to `path`."""

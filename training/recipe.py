@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializerFunctionWrapHandler,
-    model_serializer,
+    Tag,
     model_validator,
 )
 
@@ -27,34 +25,23 @@ from fer_app.contract import ColorMode, Contract, Interpolation
 from fer_app.errors import FerError
 from fer_app.labels import LABELS
 from models.vit import VitConfig, vit_config
+from models.wide_resnet import check_shape
 from training.augment import AugmentSpec, BatchAugment
 from training.confidences import Revision
 from training.contrastive_tables import MimcoTable, MocoTable
 from training.data.ferplus_votes import VoteMode
 from training.losses.cross_entropy_loss import ClassWeights
+from training.margin_mix_table import FewLabelsMethod, MarginMixTable
+from training.stage_table import LATER, Moment, StageTable, Table
 
 Stage = Literal["pretrain", "finetune"]
-Moment = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-LATER = "later"
-"""Marks a field that came after weights had been published under digests of recipes without it (`Annotated`)."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class ModelTable(Table):
+    """The network, and the pixels it sees. `size` sets embed_dim, depth and num_heads unless they are given.
 
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out later fields that have their defaults, so that the digests of older recipes hold."""
-        values: dict[str, Any] = handler(self)
-        for name, field in type(self).model_fields.items():
-            if LATER in field.metadata and getattr(self, name) == field.default:
-                values.pop(name, None)
-        return values
-
-
-class ModelTable(_Table):
-    """The encoder, and the pixels it sees. `size` sets embed_dim, depth and num_heads unless they are given."""
+    With `backbone = "wide_resnet"` it is a WideResNet (`wrn_...`), and what describes a transformer is of no effect.
+    """
 
     size: Literal["tiny", "small", "base", "large"] = "tiny"
     img_size: PositiveInt = 224
@@ -71,6 +58,24 @@ class ModelTable(_Table):
     stem_channels: tuple[PositiveInt, ...] = Field((), strict=False)
     stem_blocks: PositiveInt = 1
     drop_path_rate: float = Field(0.0, ge=0.0, lt=1.0)
+    backbone: Annotated[Literal["vit", "wide_resnet"], LATER] = "vit"
+    wrn_depth: Annotated[PositiveInt, LATER] = 28
+    wrn_widen_factor: Annotated[PositiveInt, LATER] = 2
+    wrn_bn_momentum: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 0.001
+
+    def wide_resnet_shape(self) -> dict[str, Any]:
+        """Return the arguments of `WideResNet` beside the number of classes.
+
+        Raises:
+            ConfigError: there is no such network.
+        """
+        check_shape(self.wrn_depth, self.wrn_widen_factor)
+        return {
+            "depth": self.wrn_depth,
+            "widen_factor": self.wrn_widen_factor,
+            "in_chans": self.in_chans,
+            "bn_momentum": self.wrn_bn_momentum,
+        }
 
     def vit_config(self, *, drop_path_rate: float = 0.0) -> VitConfig:
         """Return the encoder's architecture; stochastic depth is off unless asked for."""
@@ -99,36 +104,7 @@ class ModelTable(_Table):
         )
 
 
-class _StageTable(_Table):
-    """What every stage has: its length, optimiser and precision."""
-
-    epochs: PositiveInt
-    warmup_epochs: float = Field(0.0, ge=0.0)
-    batch_size: PositiveInt
-    accumulate: Annotated[PositiveInt, LATER] = 1
-    base_lr: PositiveFloat
-    min_lr: float = Field(0.0, ge=0.0)
-    weight_decay: float = Field(0.05, ge=0.0)
-    betas: tuple[Moment, Moment] = Field((0.9, 0.999), strict=False)
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    clip_grad: PositiveFloat | None = None
-    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
-    limit: PositiveInt | None = None
-    augment: AugmentSpec = AugmentSpec()
-
-    @model_validator(mode="after")
-    def _warms_up_in_time(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} is longer than epochs = {self.epochs}")
-        return self
-
-    @property
-    def lr(self) -> float:
-        """The peak learning rate: base_lr x images a step / 256 (Goyal et al. 2017, arXiv:1706.02677)."""
-        return self.base_lr * self.batch_size * self.accumulate / 256
-
-
-class PretrainTable(_StageTable):
+class PretrainTable(StageTable):
     """Pre-training without labels: masked (`mae`, `hog`), contrastive (`moco_v3`), or both (`mimco`).
 
     `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients.
@@ -171,7 +147,7 @@ class PretrainTable(_StageTable):
         return self
 
 
-class LabelDecoderTable(_Table):
+class LabelDecoderTable(Table):
     """A label decoder in place of the linear head, see `models.label_decoder`.
 
     With `uniform_weight` above 0 its queries begin at a regular simplex, and the uniform loss keeps them spread.
@@ -185,7 +161,7 @@ class LabelDecoderTable(_Table):
     uniform_temperature: PositiveFloat = 0.1
 
 
-class PllTable(_Table):
+class PllTable(Table):
     """Partial labels (PLL-FER, arXiv:2209.15402): candidates, and how confidences in them are revised.
 
     Candidates are the labels that a target names (of FERPlus, with `finetune.votes = "shares"`, those with a vote), and
@@ -202,7 +178,7 @@ class PllTable(_Table):
     sheet_every: NonNegativeInt = 5
 
 
-class FinetuneTable(_StageTable):
+class FinetuneTable(StageTable):
     """Supervised fine-tuning: CE, CE + SCL, CE + MSCL (MIMIC, arXiv:2401.07245), or PLL (PLL-FER, arXiv:2209.15402).
 
     The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
@@ -213,6 +189,7 @@ class FinetuneTable(_StageTable):
     with the head of the classifier that `init` names, if it knows all classes.
     """
 
+    method: Annotated[Literal["mimic"], LATER] = "mimic"
     loss: Literal["ce", "scl", "mscl", "pll"] = "mscl"
     votes: VoteMode = "majority"
     contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
@@ -278,7 +255,23 @@ class FinetuneTable(_StageTable):
         return self
 
 
-class ExpectedTable(_Table):
+def _kind_of(table: Any) -> str:
+    """Return which of the fine-tuning tables one is, parsed or not: MIMIC's need not name their method."""
+    method = table.get("method", "mimic") if isinstance(table, dict) else getattr(table, "method", "mimic")
+    return "few_labels" if method in get_args(FewLabelsMethod) else str(method)
+
+
+AnyFinetuneTable = Annotated[
+    Annotated[FinetuneTable, Tag("mimic")] | Annotated[MarginMixTable, Tag("few_labels")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="method",
+        custom_error_message="there is no such method; there are mimic, supervised, mixmatch, margin_mix",
+    ),
+]
+
+
+class ExpectedTable(Table):
     """What a publication reports for these settings, in per cent as printed. It is shown and never computed with."""
 
     data_set: str
@@ -292,7 +285,7 @@ class ExpectedTable(_Table):
         return f"{self.accuracy:.2f} % on {self.data_set} {self.split.title()} ({self.source})"
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A whole training run.
 
     `hardware` and `expected` are words for the reader: no checkpoint, run folder or digest holds them.
@@ -310,7 +303,7 @@ class Recipe(_Table):
     weights_license: str = "research data: trained on pictures released for research only"
     model: ModelTable = ModelTable()
     pretrain: PretrainTable | None = None
-    finetune: FinetuneTable | None = None
+    finetune: AnyFinetuneTable | None = None
     hardware: str = Field("", exclude=True)
     expected: ExpectedTable | None = Field(None, exclude=True)
 
@@ -323,7 +316,10 @@ class Recipe(_Table):
             problems.append("stages must list each stage once, pretrain before finetune")
         if self.init.startswith("recipe:") and self._teacher.startswith("recipe:"):
             problems.append("init and pretrain.mimco.teacher cannot both be another recipe's")
-        for build in (self.contract, lambda: self.model.vit_config()):
+        if self.model.backbone == "wide_resnet":
+            problems += self._beyond_wide_resnets()
+        shape = self.model.wide_resnet_shape if self.model.backbone == "wide_resnet" else self.model.vit_config
+        for build in (self.contract, shape):
             try:
                 build()
             except (FerError, ValueError) as error:
@@ -331,6 +327,18 @@ class Recipe(_Table):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _beyond_wide_resnets(self) -> list[str]:
+        """Return what is asked of a WideResNet that only transformers can do."""
+        table = self.finetune
+        asked = {
+            "stages with pretrain": "pretrain" in self.stages,
+            f"init = {self.init!r}": self.init != "scratch",
+            "MIMIC's losses": isinstance(table, FinetuneTable),
+            "finetune.layer_decay": table is not None and table.layer_decay != 1.0,
+        }
+        words = "model.backbone = 'wide_resnet' trains from scratch, by supervised, mixmatch or margin_mix: leave out"
+        return [f"{words} {name}" for name, wanted in asked.items() if wanted]
 
     @property
     def starts_from(self) -> str | None:

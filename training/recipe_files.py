@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from fer_app.errors import ConfigError
 from training.augment import AugmentSpec
 from training.contrastive_tables import MimcoTable, MocoTable
+from training.margin_mix_table import MarginMixTable
 from training.recipe import (
     ExpectedTable,
     FinetuneTable,
@@ -29,6 +30,9 @@ from training.recipe import (
 
 _BESIDE_FIGURE = {"name", "summary", "seed", "checkpoint_minutes", "weights_license", "hardware", "expected"}
 """Keys that may change while a published figure stays one of the recipe."""
+
+_KINDS = ("mimic", "few_labels")
+"""How pydantic's errors tell the tables that `[finetune]` may be."""
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -129,7 +133,7 @@ def _describe(error: ValidationError) -> list[str]:
     """Return one sentence a problem, with its `table.key` and, for unknown keys, the nearest valid name."""
     problems = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(str(part) for part in item["loc"] if part not in _KINDS)
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
             problems.append(f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else ""))
@@ -146,14 +150,16 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         (): Recipe,
         ("model",): ModelTable,
         ("pretrain",): PretrainTable,
-        ("finetune",): FinetuneTable,
+        ("finetune", "mimic"): FinetuneTable,
+        ("finetune", "few_labels"): MarginMixTable,
         ("expected",): ExpectedTable,
         ("pretrain", "augment"): AugmentSpec,
         ("pretrain", "moco"): MocoTable,
         ("pretrain", "moco", "second_augment"): AugmentSpec,
         ("pretrain", "mimco"): MimcoTable,
-        ("finetune", "augment"): AugmentSpec,
-        ("finetune", "pll"): PllTable,
-        ("finetune", "label_decoder"): LabelDecoderTable,
+        ("finetune", "mimic", "augment"): AugmentSpec,
+        ("finetune", "mimic", "pll"): PllTable,
+        ("finetune", "mimic", "label_decoder"): LabelDecoderTable,
+        ("finetune", "few_labels", "augment"): AugmentSpec,
     }
     return list(tables[location].model_fields) if location in tables else []

@@ -4,6 +4,7 @@ The folder above it, of the whole run, has `recipe.json` and, after a signal has
 
 metrics.jsonl        one object a line: `step`, `epoch`, `lr`, losses, images_per_s; figures after each epoch
 state.pt             weights, optimiser, moving average and counters, for resuming
+labelled.txt         names of the faces whose labels are used, where only some are
 photos.json          whether general pictures are streamed, and how many each tar shard holds
 last.safetensors     the newest checkpoint
 best.safetensors     the one with the best figure on the selection split, where a stage has one

@@ -31,6 +31,8 @@ from training.interruption import RunInterruptedError
 from training.kept_head import take_head
 from training.loop import LoopSettings, fit
 from training.made_by import made_by
+from training.margin_mix import MarginMix
+from training.margin_mix_table import MarginMixTable
 from training.memory import need_memory
 from training.mimic_finetuning import MimicFinetuning
 from training.objective import Objective
@@ -248,8 +250,12 @@ def _prepare(
         )
         selects = table.split == "train-main"
         selection = _labelled(recipe, data, fabric, "dev", contempt=table.contempt) if selects else None
-        kind = PllFinetuning if table.loss == "pll" else MimicFinetuning
-        objective = kind(recipe, table, faces, selection, start)
+        if isinstance(table, MarginMixTable):
+            objective = MarginMix(recipe, table, faces, selection, start)
+            World(fabric).first(objective.write_labelled, folder.path / "labelled.txt")
+        else:
+            kind = PllFinetuning if table.loss == "pll" else MimicFinetuning
+            objective = kind(recipe, table, faces, selection, start)
     settings = LoopSettings(
         epochs=table.epochs,
         batch_size=table.batch_size,
@@ -270,6 +276,8 @@ def _prepare(
     if objective.num_samples < fabric.world_size:
         raise ConfigError(f"{objective.num_samples} pictures are too few for {fabric.world_size} processes")
     if isinstance(fabric.strategy, FSDPStrategy):
+        if isinstance(objective, MarginMix):
+            raise ConfigError("--strategy fsdp does not go with learning from few labels: use --strategy ddp")
         need_plain_run(
             ema=settings.ema_decay is not None,
             compiles=settings.compile,

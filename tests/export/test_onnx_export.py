@@ -13,6 +13,8 @@ from fer_app.contract import METADATA_KEY
 from fer_app.errors import CheckpointError, ExportError, ParityError
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
+from models.wide_resnet import WideResNet
+from tests.models.test_wide_resnet import with_statistics
 from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.evaluation import TorchClassifier, load_classifier
 from training.recipe_files import load_recipe
@@ -69,6 +71,29 @@ def test_exported_file_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -
     assert ("evidence" in served.outputs) == (overrides is not TOKEN)
     if "evidence" in served.outputs:
         assert np.abs(served.evidence(crops).mean(axis=(2, 3)) - served.logits(crops)).max() < 1e-5
+
+
+@pytest.mark.parametrize("overrides", [[], ["model.img_size=33", "model.wrn_depth=16", "model.wrn_widen_factor=2"]])
+def test_an_exported_wide_resnet_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
+    recipe = load_recipe("margin_mix/debug", overrides)
+    shape = recipe.model.wide_resnet_shape()
+    torch.manual_seed(0)
+    model = with_statistics(WideResNet(8, **shape))
+    info = CheckpointInfo(
+        kind="classifier", architecture={"wide_resnet": shape, "num_classes": 8}, contract=recipe.contract()
+    )
+    save_checkpoint(tmp_path / "a.safetensors", model.state_dict(), info)
+    report = export_onnx(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+    assert max(report.differences.values()) < 1e-4
+    served = OnnxClassifier(tmp_path / "a.onnx", device="cpu")
+    assert served.contract == recipe.contract()
+    crops = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8)
+    expected = TorchClassifier(model, served.contract).logits(crops)
+    assert np.ptp(expected, axis=0).max() > 1e-2  # the comparison below can fail
+    assert np.abs(served.logits(crops) - expected).max() < 1e-4
+    assert served.outputs == model.output_names
+    assert np.abs(served.features(crops) - TorchClassifier(model, served.contract).features(crops)).max() < 1e-3
+    assert np.abs(served.evidence(crops).mean(axis=(2, 3)) - served.logits(crops)).max() < 1e-5
 
 
 def test_metadata_and_dynamic_batch(tmp_path: Path) -> None:

@@ -184,6 +184,17 @@ def test_a_killed_pair_resumes_bit_identical(pair: Path) -> None:
         assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+def test_processes_label_by_the_same_centroids(pair: Path) -> None:
+    """The first one moves them after an epoch; batch norm's running statistics and they are all that may differ."""
+    (ours, centroids), (theirs, others) = (torch.load(pair / f"few labels-{rank}.pt") for rank in (0, 1))
+    assert len(centroids) == len(others) == 2 * 2 * 2  # to guess and in the loss, two epochs of two steps
+    assert all(torch.equal(a, b) for a, b in zip(centroids, others, strict=True))
+    assert not torch.equal(centroids[0], centroids[-1])
+    for name, tensor in ours.items():
+        if "running_" not in name and name != "centroids":
+            assert torch.equal(theirs[name], tensor), name
+
+
 def test_a_killed_stream_of_two_processes_resumes_bit_identical(pair: Path) -> None:
     assert [row["step"] for row in rows(pair / "stream")] == [3, 3, 6, 6]  # 100 pictures in steps of 32
     assert rows(pair / "stream, killed") == rows(pair / "stream")

@@ -32,6 +32,8 @@ from training.loop import LoopSettings, fit
 from training.losses.info_nce_loss import MocoV3Loss
 from training.losses.mscl_loss import MsclLoss
 from training.mae_pretraining import MaePretraining
+from training.margin_mix import MarginMix
+from training.margin_mix_table import MarginMixTable
 from training.mimic_finetuning import MimicFinetuning
 from training.moco_pretraining import MocoPretraining
 from training.pll_finetuning import PllFinetuning
@@ -125,6 +127,26 @@ class Diverging(MimicFinetuning):
         return {**terms, "loss": terms["loss"] * (float("nan") if self.rank == 1 else 1)}
 
 
+class FewLabels(MarginMix):
+    """Keeps the centroids of every use."""
+
+    used: list[Tensor]
+
+    def _centroids(self, device: torch.device) -> Tensor:
+        centroids = super()._centroids(device)
+        self.used.append(centroids.clone())
+        return centroids
+
+
+def few_labels(data: Path) -> FewLabels:
+    changes = ("finetune.labels=24", "finetune.epoch_steps=2", "finetune.epochs=2", "finetune.ema_decay=0.5")
+    recipe = load_recipe("margin_mix/debug", list(changes))
+    assert isinstance(recipe.finetune, MarginMixTable)
+    target = FewLabels(recipe, recipe.finetune, load_ferplus(data, "train-main"), None, None)
+    target.used = []
+    return target
+
+
 def finetuning(data: Path, kind: Any, *changes: str) -> Any:
     recipe = load_recipe("debug", list(changes))
     assert recipe.finetune is not None
@@ -183,6 +205,10 @@ def equalities(data: Path, folder: Path, fabric: Fabric) -> None:
         train(killed, folder / "killed", fabric, checkpoint_minutes=1e-9)
     except KilledError:
         train(finetuning(data, Finetuning, *MIXED), folder / "killed", fabric, checkpoint_minutes=1e-9, resume=True)
+
+    few = few_labels(data)
+    state = train(few, folder / "few labels", fabric, batch_size=8)
+    torch.save((state, few.used), folder / f"few labels-{fabric.global_rank}.pt")
 
     train(streaming(folder / "shards"), folder / "stream", fabric, checkpoint_minutes=1e-9)
     stopped = streaming(folder / "shards")
