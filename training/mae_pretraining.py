@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
-from training.augment import epoch_draws
-from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
+from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch
-from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
 from training.objective import Stateless
 from training.recipe import PretrainTable, Recipe
 from training.reconstruction import PICTURES, Reconstructions
 from training.run_folder import RunFolder
-from training.sampling import Epoch, IndexedEpoch, Share, epoch_order
+from training.sampling import Epoch, Share
+from training.unlabelled import UnlabelledPictures, write_encoder
 
 
 class MaePretraining(Stateless):
@@ -53,8 +52,9 @@ class MaePretraining(Stateless):
             load_encoder(encoder, encoder_weights, may_lack_norm=True)
         self.model: nn.Module = self._build(encoder, table)
         self.num_samples = len(images)
-        self._recipe, self._table, self._images = recipe, table, images
+        self._recipe, self._table = recipe, table
         self._augment = recipe.model.augmentation(table.augment)
+        self._pictures = UnlabelledPictures(images, self._augment.n_draws)
         shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
         self._reconstructions = self._pictures_of(recipe, table, shown)
 
@@ -74,9 +74,8 @@ class MaePretraining(Stateless):
         return Reconstructions(recipe, table, shown)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells these pictures from others; those in memory have no names here."""
-        images = self._images
-        return images.fingerprint() if isinstance(images, PhotoStream) else fingerprint(images)
+        """Return what tells these pictures from others."""
+        return self._pictures.fingerprint()
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
@@ -84,27 +83,15 @@ class MaePretraining(Stateless):
 
     def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
         """Draw the epoch's order and augmentations."""
-        seed = self._recipe.seed
-        if isinstance(self._images, PhotoStream):
-            return self._images.start_epoch(seed, epoch, batch_size, share, self._augment.n_draws)
-        self._draws = epoch_draws(seed, epoch, self.num_samples, 1, self._augment.n_draws)
-        return IndexedEpoch(epoch_order(seed, epoch, self.num_samples, batch_size * share.world_size), share)
+        return self._pictures.start_epoch(self._recipe.seed, epoch, batch_size, share)
 
     def losses(self, model: nn.Module, samples: Tensor | StreamBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss`: mean squared error over the masked patches."""
         device = next(model.parameters()).device
-        pixels, draws = self._read(samples)
-        images = self._augment(pixels.to(device), draws.to(device))
+        images = self._augment(*self._pictures.read(samples, device))
         noise = torch.from_numpy(rng.random((len(samples), self.draws_a_sample), dtype=np.float32)).to(device)
         loss, _, _ = model(images, noise)
         return {"loss": loss.float()}
-
-    def _read(self, samples: Tensor | StreamBatch) -> tuple[Tensor, Tensor]:
-        """Return a step's pictures, uint8 (B, C, H, W), and the numbers that augment them, float32 (B, n_draws)."""
-        if isinstance(samples, StreamBatch):
-            return samples.images, samples.draws
-        assert isinstance(self._images, Tensor)  # a stream's steps are no indices
-        return self._images[samples], self._draws[samples, 0]
 
     @property
     def draws_a_sample(self) -> int:
@@ -125,11 +112,4 @@ class MaePretraining(Stateless):
         """Write the encoder to `path`."""
         encoder = model.encoder
         assert isinstance(encoder, VisionTransformer)
-        info = CheckpointInfo(
-            kind="encoder",
-            architecture={"encoder": encoder.config.to_dict()},
-            counters=counters,
-            recipe=self._recipe.model_dump(mode="json"),
-            metrics=figures,
-        )
-        save_checkpoint(path, encoder.state_dict(), info)
+        write_encoder(path, encoder, self._recipe, counters, figures)

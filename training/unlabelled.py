@@ -1,4 +1,4 @@
-"""Pictures without labels as contrastive pre-training takes them, and the encoder that it leaves."""
+"""Pictures without labels as pre-training takes them, and the encoder that it leaves."""
 
 from __future__ import annotations
 

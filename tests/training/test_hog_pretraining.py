@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_network_on_augmented_faces(mini_ferplus: Path) 
     target.start_epoch(0, 8, Share())
     samples = torch.arange(8)
     loss = target.losses(target.model, samples, np.random.default_rng(1))["loss"]
-    images = target._augment(target._images[samples], target._draws[samples, 0])  # type: ignore[index]
+    images = target._augment(*target._pictures.read(samples, torch.device("cpu")))
     noise = torch.from_numpy(np.random.default_rng(1).random((8, 36), dtype=np.float32))
     _, pred, mask = target.model(images, noise)
     errors = (pred - hog_targets(images, 8, 4)).square().mean(dim=2)
