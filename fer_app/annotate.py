@@ -8,6 +8,8 @@ legible at 8 px; nothing here depends on fonts of the machine.
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -135,24 +137,54 @@ def _draw_chip(pixels: npt.NDArray[np.uint8], chip: Chip, colour: RGB) -> None:
     ink = _BLACK if 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2] > 105 else _WHITE
     with _patch(pixels, chip.rect) as draw:
         draw.rectangle((0, 0, x1 - x0, y1 - y0), fill=colour)
-        middle = (padding(chip.font_px), (y1 - y0) / 2)
-        draw.text(middle, chip.text, fill=ink, font=load_font(chip.font_px), anchor="lm")
+        _write(draw, (padding(chip.font_px), (y1 - y0) / 2), chip.text, chip.font_px, ink, "lm")
 
 
 def _draw_panel(pixels: npt.NDArray[np.uint8], panel: Panel, faces: Faces, i: int) -> None:
-    layout, font = panel_layout(faces.labels, panel.font_px), load_font(panel.font_px)
+    layout, font_px = panel_layout(faces.labels, panel.font_px), panel.font_px
     width, height = layout.wh
     bar_x = 2 * layout.pad + layout.name
-    thickness = max(2, round(panel.font_px * 0.6))
+    thickness = max(2, round(font_px * 0.6))
     with _patch(pixels, panel.rect) as draw:
         draw.rectangle((0, 0, width, height), fill=(*_BLACK, 170))
         for k, (label, prob) in enumerate(zip(faces.labels, faces.probs[i].tolist(), strict=True)):
             middle = layout.pad + (k + 0.5) * layout.row
             ink = _WHITE if k == int(faces.top[i]) else _DIMMED
-            draw.text((layout.pad, middle), label, fill=ink, font=font, anchor="lm")
-            draw.text((width - layout.pad, middle), f"{prob:.0%}", fill=ink, font=font, anchor="rm")
+            _write(draw, (layout.pad, middle), label, font_px, ink, "lm")
+            _write(draw, (width - layout.pad, middle), f"{prob:.0%}", font_px, ink, "rm")
             top = round(middle - thickness / 2)
             draw.rectangle((bar_x, top, bar_x + layout.bar - 1, top + thickness - 1), fill=(*_WHITE, 45))
             filled = round(prob * layout.bar)
             if filled:
                 draw.rectangle((bar_x, top, bar_x + filled - 1, top + thickness - 1), fill=label_colour(label, k))
+
+
+def _write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, font_px: int, ink: RGB, anchor: str) -> None:
+    """Draw text as Pillow does, pixel for pixel; a video's labels are the same words and numbers again and again."""
+    (part_x, x), (part_y, y) = (math.modf(value) for value in xy)
+    mask, left, top = _text_mask(text, font_px, anchor, part_x, part_y)
+    draw.bitmap((int(x) + left, int(y) + top), mask, fill=ink)
+
+
+@functools.lru_cache(maxsize=4096)
+def _text_mask(text: str, font_px: int, anchor: str, part_x: float, part_y: float) -> tuple[Image.Image, int, int]:
+    """Return how far each pixel is covered by a text, and where that lies from the anchor.
+
+    Args:
+        text: one line.
+        font_px: size of the font.
+        anchor: Pillow's name for the place that is the anchor.
+        part_x: of a pixel, by which the anchor lies to the right of its pixel's corner.
+        part_y: the same downwards.
+
+    Returns:
+        mask: mode L.
+        left: of its corner, px.
+        top: the same.
+    """
+    font = load_font(font_px)
+    x0, y0, x1, y1 = font.getbbox(text, anchor=anchor)
+    left, top = min(0, math.floor(x0) - 1), min(0, math.floor(y0) - 1)
+    mask = Image.new("L", (max(1, math.ceil(x1) - left + 2), max(1, math.ceil(y1) - top + 2)))
+    ImageDraw.Draw(mask).text((part_x - left, part_y - top), text, fill=255, font=font, anchor=anchor)
+    return mask, left, top

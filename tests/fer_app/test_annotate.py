@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
 from fer_app import annotate
 from fer_app.annotate import draw_faces, label_colour
-from fer_app.label_layout import SteadyLooks, lay_out
+from fer_app.label_layout import SteadyLooks, lay_out, load_font
 from fer_app.labels import LABELS
 from fer_app.results import NO_TRACK, Detections, Faces
 
@@ -345,3 +346,17 @@ def test_faces_without_a_track_are_laid_out_anew() -> None:
     assert chip is not None
     assert chip.place == 0
     assert lay_out(faces(gray(360, 640), (200, 40, 300, 140)), steady)[0].chip == chip
+
+
+@pytest.mark.parametrize("anchor", ["lm", "rm"])
+@pytest.mark.parametrize("text", ["happiness", "#12 fear 7%", "0%", "100%", "jgÄ?", " "])
+def test_text_is_drawn_as_pillow_draws_it(text: str, anchor: str) -> None:
+    rng = np.random.default_rng(0)
+    for font_px, xy in ((8, (40, 20.5)), (11, (50.25, 20.0)), (19, (45, 21.75)), (30, (90, 25.5))):
+        pixels = rng.integers(0, 256, (50, 180, 3), np.uint8)
+        ours, theirs = Image.fromarray(pixels), Image.fromarray(pixels)
+        ImageDraw.Draw(theirs, "RGBA").text(xy, text, fill=(205, 205, 30), font=load_font(font_px), anchor=anchor)
+        for _ in range(2):  # made, and found again
+            again = ours.copy()
+            annotate._write(ImageDraw.Draw(again, "RGBA"), xy, text, font_px, (205, 205, 30), anchor)
+            np.testing.assert_array_equal(np.asarray(again), np.asarray(theirs))
