@@ -43,6 +43,7 @@ _COASTING_HALF_LIFE_S = 0.5
 _CUT_CHANGE = 20.0
 _CUT_RATIO = 3.0
 _THUMBNAIL_WH = (48, 27)
+_HALVED_FROM = 8
 
 
 @dataclass
@@ -159,7 +160,12 @@ class CutDetector:
         Args:
             image: uint8, (H, W, 3), RGB.
         """
-        small = cv2.resize(image, _THUMBNAIL_WH, interpolation=cv2.INTER_AREA)
+        # Halves first: OpenCV means two by two pixels many times faster than it means by other factors.
+        small = image
+        while min(small.shape[1] // _THUMBNAIL_WH[0], small.shape[0] // _THUMBNAIL_WH[1]) >= _HALVED_FROM:
+            half = small.shape[1] // 2, small.shape[0] // 2
+            small = np.asarray(cv2.resize(small, half, interpolation=cv2.INTER_AREA), np.uint8)
+        small = np.asarray(cv2.resize(small, _THUMBNAIL_WH, interpolation=cv2.INTER_AREA), np.uint8)
         before, self._thumbnail = self._thumbnail, small.astype(np.int16)
         if before is None:
             return False

@@ -125,17 +125,20 @@ def test_no_faces_and_many_faces() -> None:
     assert tracker.update(found(*moved[::-1]), 0.15).tolist() == list(range(60, 0, -1))
 
 
-def textured(seed: int, shift: int = 0) -> np.ndarray:
+def textured(seed: int, shift: int = 0, scale: int = 1) -> np.ndarray:
     blocks = np.random.default_rng(seed).integers(0, 255, (9, 40, 3), dtype=np.uint8)
-    return np.kron(blocks, np.ones((40, 40, 1), np.uint8))[:, shift : shift + 640]
+    whole = np.kron(blocks, np.ones((40 * scale, 40 * scale, 1), np.uint8))
+    return whole[:, shift * scale : (shift + 640) * scale]
 
 
-def test_cuts() -> None:
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_cuts(scale: int) -> None:
     cuts = CutDetector()
-    shots = [textured(1, 2 * i) for i in range(10)] + [textured(2, 2 * i) for i in range(10)]
+    shots = [textured(1, 2 * i, scale) for i in range(10)] + [textured(2, 2 * i, scale) for i in range(10)]
     assert [i for i, image in enumerate(shots) if cuts.is_cut(image)] == [10]
 
 
-def test_a_camera_that_turns_fast_is_no_cut() -> None:
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_camera_that_turns_fast_is_no_cut(scale: int) -> None:
     cuts = CutDetector()
-    assert [i for i in range(17) if cuts.is_cut(textured(1, 3 * i * i))] == []
+    assert [i for i in range(17) if cuts.is_cut(textured(1, 3 * i * i, scale))] == []
