@@ -5,6 +5,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import export.onnx_export as module
 from export.onnx_export import export_onnx
@@ -106,6 +108,49 @@ def test_metadata_and_dynamic_batch(tmp_path: Path) -> None:
     assert batch.dim_param
     assert [d.dim_value for d in rest] == [1, 48, 48]
     assert not any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize("pool", [[], TOKEN], ids=["avg", "token"])
+def test_every_size_of_transformer(tmp_path: Path, size: str, pool: list[str]) -> None:
+    width, depth, heads = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}[
+        size
+    ]
+    shape = [f"model.embed_dim={width}", f"model.depth={depth}", f"model.num_heads={heads}"]
+    odd = ["model.img_size=56", "model.patch_size=14"]
+    report = export_onnx(write_checkpoint(tmp_path / "a.safetensors", [*shape, *odd, *pool]), tmp_path / "a.onnx")
+    assert max(report.differences.values()) < 1e-4
+    served = OnnxClassifier(tmp_path / "a.onnx", device="cpu", batch_size=3)
+    crops = np.random.default_rng(0).integers(0, 256, (4, 56, 56), np.uint8)
+    assert served.logits(crops[:0]).shape == (0, 8)
+    one_by_one = np.concatenate([served.logits(crops[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(served.logits(crops), one_by_one, atol=1e-4)
+
+
+def test_the_opset_is_the_one_that_is_promised(tmp_path: Path) -> None:
+    export_onnx(write_checkpoint(tmp_path / "a.safetensors", []), tmp_path / "a.onnx")
+    opsets = {one.domain: one.version for one in onnx.load(tmp_path / "a.onnx").opset_import}
+    assert opsets[""] == module.OPSET
+
+
+def test_a_checkpoint_of_before_contracts_told_their_precision(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    with safe_open(checkpoint, "pt") as file:
+        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    contract = json.loads(metadata[METADATA_KEY])
+    assert contract.pop("precision") == "fp32"
+    save_file(weights, checkpoint, metadata | {METADATA_KEY: json.dumps(contract)})
+    export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert OnnxClassifier(tmp_path / "a.onnx", device="cpu").contract.precision == "fp32"
+
+
+def test_a_checkpoint_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.safetensors", [])
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError):
+        export_onnx(checkpoint, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_failing_parity_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:
