@@ -97,18 +97,20 @@ def _check_weights() -> list[str]:
     problems = []
     try:
         models = bundled_models()
-        entries = [*bundled_detectors(), *models]
+        variants = [variant for model in models for variant in model.variants]
+        entries = {entry.name: entry for entry in (*bundled_detectors(), *models)}
+        entries |= {f"{variant.name} {variant.precision}": variant for variant in variants}
     except FerError as error:
         _row("manifest", "damaged")
         return [str(error)]
-    for entry in entries:
+    for name, entry in entries.items():
         try:
             verify(entry)
         except FerError as error:
-            _row(entry.name, "damaged")
+            _row(name, "damaged")
             problems.append(str(error))
         else:
-            _row(entry.name, f"sha256 {entry.sha256[:16]}… as in the manifest")
+            _row(name, f"sha256 {entry.sha256[:16]}… as in the manifest")
     if not models:
         _row("classifier", "none is bundled with this version")
     return problems

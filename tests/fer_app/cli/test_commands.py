@@ -305,6 +305,19 @@ def test_doctor_finds_a_damaged_file(bundle):
     assert "all is well" not in shown
 
 
+def test_doctor_looks_at_every_arithmetic_of_a_model(bundle):
+    manifest = (bundle / "manifest.toml").read_text()
+    variant = f'[[model.variant]]\nprecision = "int8"\nfile = "tiny.int8.onnx"\nsha256 = "{"0" * 64}"\n'
+    variant += 'contract_sha256 = "0"\nmetrics = {}\n'
+    shutil.copy(bundle / "tiny.onnx", bundle / "tiny.int8.onnx")
+    # The manifest is read once a process; another path is another manifest.
+    model_store.WEIGHTS = bundle.rename(bundle.with_name("more"))
+    (model_store.WEIGHTS / "manifest.toml").write_text(manifest + variant)
+    shown = fer("doctor", "--device", "cpu", status=1).stdout
+    assert "tiny int8" in shown
+    assert "tiny.int8.onnx is damaged" in shown
+
+
 def test_doctor_names_the_gpus(bundle, monkeypatch):
     monkeypatch.setattr(session, "device_problem", lambda name: "" if name == "cuda" else f"no {name}")
     monkeypatch.setattr(cuda_driver, "device_count", lambda: 2)
