@@ -20,13 +20,12 @@ from export.tensorrt_backend import EngineClassifier
 from export.tensorrt_engine import build_engine
 from export.tensorrt_network import to_bf16, to_symmetric_int8
 from export.tensorrt_package import Gpu, gpu_for, load_tensorrt
-from export.variants import FP16_TOLERANCE, Faces, metrics_of
+from export.variants import FP16_TOLERANCE, Faces, calibration_images, metrics_of, need_accuracy
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
-from fer_app.errors import AccuracyLostError, EngineBuildError, ExportError, ParityError, ProviderUnavailableError
+from fer_app.errors import EngineBuildError, ExportError, ParityError, ProviderUnavailableError
 from fer_app.model_choice import MOST_LOST
-from fer_app.preprocess import to_input
-from training.evaluation import crops_of, evaluate, file_sha256, load_classifier
+from training.evaluation import evaluate, file_sha256, load_classifier
 from training.metrics import ClassificationReport
 
 ENGINES: Final[dict[Precision, str]] = {name: f"model.{name}.engine" for name in ("fp32", "fp16", "bf16", "int8")}
@@ -35,7 +34,6 @@ TOLERANCES: Final[dict[Precision, float]] = {"fp32": 1e-3, "fp16": FP16_TOLERANC
 """Largest difference of a logit on noise; 8 bits are judged by their accuracy alone."""
 
 _SPEED_RUNS = 20
-_CALIBRATION_FACES = 1024
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ class _Maker:
         assert self.faces is not None
         assert self.faces.calibration is not None
         assert self.faces.choice is not None
-        crops = crops_of(self.faces.calibration)
-        images = to_input(crops[:: max(1, len(crops) // _CALIBRATION_FACES)][:_CALIBRATION_FACES], contract)
+        images = calibration_images(self.faces.calibration, contract)
         best = -1.0
         for calibration in CALIBRATIONS:
             candidate = network.with_suffix(f".{calibration}")
@@ -194,11 +191,7 @@ class _Maker:
         report = None
         if self.faces is not None and self.before is not None:
             report = evaluate(served, self.faces.scored)
-            if report.accuracy < self.before.accuracy - self.most_lost:
-                raise AccuracyLostError(
-                    f"{target}: accuracy {100 * report.accuracy:.2f} on {self.faces.title}, float32 has "
-                    f"{100 * self.before.accuracy:.2f}: more than {100 * self.most_lost:g} points are lost; not written"
-                )
+            need_accuracy(report, self.before, self.faces, self.most_lost, target)
             contract = contract.replace(metrics=metrics_of(report, self.faces.name))
         values = record.__dict__ | {
             "contract": contract,

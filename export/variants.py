@@ -175,8 +175,7 @@ class _Source:
         assert self.faces is not None
         assert self.faces.calibration is not None
         assert self.faces.choice is not None
-        choice, crops = self.faces.choice, crops_of(self.faces.calibration)
-        images = to_input(crops[:: max(1, len(crops) // _CALIBRATION_FACES)][:_CALIBRATION_FACES], contract)
+        choice, images = self.faces.choice, calibration_images(self.faces.calibration, contract)
         static = []
         for calibration in CALIBRATIONS:
             candidate = file.with_suffix(f".{calibration}")
@@ -206,11 +205,12 @@ class _Source:
                 f"{target}: logits differ from the checkpoint's by up to {worst:.3g}, more than {FP16_TOLERANCE:g}; "
                 "not written"
             )
-        report = self.before
-        if self.faces is not None and report is not None:
+        report: ClassificationReport | None = None
+        if self.faces is not None and self.before is not None:
+            report = self.before
             if precision != "fp32":
                 report = evaluate(OnnxClassifier(file, device="cpu"), self.faces.scored)
-                self._need_accuracy(report, target)
+                need_accuracy(report, self.before, self.faces, self.most_lost, target)
             contract = contract.replace(metrics=metrics_of(report, self.faces.name))
             write_contract(file, contract)
         noise = np.random.default_rng(0).random((contract.in_chans, contract.img_size, contract.img_size), np.float32)
@@ -228,15 +228,6 @@ class _Source:
             contract=contract,
         )
 
-    def _need_accuracy(self, report: ClassificationReport, target: Path) -> None:
-        assert self.faces is not None
-        assert self.before is not None
-        if report.accuracy < self.before.accuracy - self.most_lost:
-            raise AccuracyLostError(
-                f"{target}: accuracy {100 * report.accuracy:.2f} on {self.faces.title}, float32 has "
-                f"{100 * self.before.accuracy:.2f}: more than {100 * self.most_lost:g} points are lost; not written"
-            )
-
 
 class _Candidate(NamedTuple):
     """An 8-bit file that may be chosen."""
@@ -253,6 +244,34 @@ def _contract(path: Path) -> Contract:
 def _accuracy(path: Path, contract: Contract, faces: ImageSet) -> float:
     write_contract(path, contract)
     return evaluate(OnnxClassifier(path, device="cpu"), faces).accuracy
+
+
+def calibration_images(faces: ImageSet, contract: Contract) -> NDArray[np.float32]:
+    """Return what ranges of 8-bit numbers come from: float32, (N, C, H, W), faces from all over the set."""
+    crops = crops_of(faces)
+    return to_input(crops[:: max(1, len(crops) // _CALIBRATION_FACES)][:_CALIBRATION_FACES], contract)
+
+
+def need_accuracy(
+    report: ClassificationReport, before: ClassificationReport, faces: Faces, most_lost: float, target: Path
+) -> None:
+    """Refuse a file that scores too badly.
+
+    Args:
+        report: what it scored on `faces`.
+        before: what the float32 network scored there.
+        faces: names them in the message.
+        most_lost: of accuracy, a share.
+        target: where the file would have gone.
+
+    Raises:
+        AccuracyLostError: more than `most_lost` is lost.
+    """
+    if report.accuracy < before.accuracy - most_lost:
+        raise AccuracyLostError(
+            f"{target}: accuracy {100 * report.accuracy:.2f} on {faces.title}, float32 has "
+            f"{100 * before.accuracy:.2f}: more than {100 * most_lost:g} points are lost; not written"
+        )
 
 
 def metrics_of(report: ClassificationReport, name: str) -> dict[str, float]:
