@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fer_app.errors import ConfigError
 from models.heads import Projection, ProjectionKind
-from models.vit import VisionTransformer, make_norm
+from models.vit import VisionTransformer, layers_of_encoder, make_norm
 
 HEAD_INIT_STD = 2e-5
 
@@ -130,17 +130,13 @@ class MimicClassifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tell timm which parameter belongs to which layer, so that layer-wise decay has MAE's exponents.
 
-        The stem is layer 0, block i is layer i + 1, everything unmatched (norms, head, projection) is the last layer.
-        The groups are non-capturing but for the block's number: timm reads every captured text as a number.
+        Norms, head and projection are the last one; see `models.vit.layers_of_encoder`.
 
         Args:
             coarse: part of timm's signature; there is one granularity here.
         """
         del coarse
-        return {
-            "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
-        }
+        return layers_of_encoder()
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters of more than one dimension that weight decay leaves alone."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.label_decoder import LabelDecoder
-from models.vit import VisionTransformer
+from models.vit import VisionTransformer, layers_of_encoder
 
 
 class PllFerClassifier(nn.Module):
@@ -111,10 +111,7 @@ class PllFerClassifier(nn.Module):
             coarse: part of timm's signature; there is one granularity here.
         """
         del coarse
-        return {
-            "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
-        }
+        return layers_of_encoder()
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters of more than one dimension that weight decay leaves alone."""

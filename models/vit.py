@@ -163,6 +163,18 @@ def make_norm(dim: int, **kwargs: Any) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=NORM_EPS, **kwargs)
 
 
+def layers_of_encoder() -> dict[str, Any]:
+    """Tell timm which parameter of a model's `encoder` belongs to which layer, as a model's `group_matcher` does.
+
+    The stem is layer 0, block i is layer i + 1, everything unmatched is the last layer. The groups are non-capturing
+    but for the block's number: timm reads every captured text as a number.
+    """
+    return {
+        "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
+        "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
+    }
+
+
 class Blocks(nn.Sequential):
     """Transformer blocks in a row.
 
