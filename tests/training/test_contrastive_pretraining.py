@@ -12,12 +12,13 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typer import Typer
 from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, ConfigError
 from models.vit import VisionTransformer, vit_config
+from tests.training.interrupted import Killed, KilledError, rows
 from tests.training.miniature import write_mini_shards
 from training.checkpoint import load_checkpoint, read_info
 from training.cli import train
@@ -46,10 +47,6 @@ SETTINGS = LoopSettings(epochs=2, batch_size=16, lr=1e-3, precision="fp32", chec
 
 app = Typer()
 app.command()(train)
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -87,33 +84,12 @@ def run(target: Objective, folder: Path, fabric: Fabric, *, resume: bool = False
     fit(target, settings, RunFolder(folder), fabric, Report(None), resume=resume)
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
-
-
-class InterruptibleMoco(MocoPretraining):
+class InterruptibleMoco(Killed, MocoPretraining):
     """Stops before its n-th pass, as a killed process would."""
 
-    passes_left = -1
 
-    def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.passes_left == 0:
-            raise KilledError
-        self.passes_left -= 1
-        return super().losses(model, samples, rng)
-
-
-class InterruptibleMimco(MimcoPretraining):
+class InterruptibleMimco(Killed, MimcoPretraining):
     """The same."""
-
-    passes_left = -1
-
-    def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.passes_left == 0:
-            raise KilledError
-        self.passes_left -= 1
-        return super().losses(model, samples, rng)
 
 
 @pytest.mark.parametrize("passes", [2, 7])

@@ -22,6 +22,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from fer_app.errors import CheckpointError, ConfigError, ProviderUnavailableError
+from tests.training.interrupted import rows
 from tests.training.miniature import write_mini_shards
 from tests.training.two_processes import CASES, codes_and_targets, objective, queries_and_keys, train
 from training import distributed
@@ -77,11 +78,6 @@ def alone(mini_ferplus: Path, tmp_path_factory: pytest.TempPathFactory, fabric: 
         states[f"{case}, start"] = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
         states[case] = train(target, folder / case, fabric)
     return states
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

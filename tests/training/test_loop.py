@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from fer_app.errors import CheckpointError, DivergedError
+from tests.training.interrupted import Killed, KilledError, rows
 from training import report
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
@@ -35,20 +36,8 @@ SETTINGS = LoopSettings(
 )
 
 
-class KilledError(Exception):
-    pass
-
-
-class Interruptible(MimicFinetuning):
+class Interruptible(Killed, MimicFinetuning):
     """Stops before its n-th step, as a killed process would."""
-
-    steps_left = -1
-
-    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.steps_left == 0:
-            raise KilledError
-        self.steps_left -= 1
-        return super().losses(model, samples, rng)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +56,11 @@ def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = F
     return fit(target, settings, RunFolder(folder), fabric, Report(None), resume=resume)
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
-
-
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_resumed_run_ends_bit_identical(mini_ferplus: Path, tmp_path: Path, fabric: Fabric, steps: int) -> None:
     run(objective(mini_ferplus), tmp_path / "whole", fabric)
     killed = objective(mini_ferplus)
-    killed.steps_left = steps
+    killed.passes_left = steps
     with pytest.raises(KilledError):
         run(killed, tmp_path / "killed", fabric)
     torch.rand(7)  # whatever state the global generator is in must not matter
@@ -314,7 +298,7 @@ def test_precision_reaches_the_network(mini_ferplus: Path, tmp_path: Path, preci
     seen = []
     target.model.get_submodule("encoder.blocks.0.attn.qkv").register_forward_hook(lambda *a: seen.append(a[2].dtype))
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    target.steps_left = 5  # four to measure the speed, one to train
+    target.passes_left = 5  # four to measure the speed, one to train
     measure_speed(target, SETTINGS, fabric)
     with pytest.raises(KilledError):
         run(target, tmp_path, fabric)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fer_app.errors import ConfigError, DatasetError
 from models.mimic import MimicClassifier
+from tests.training.interrupted import Killed, KilledError, rows
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
@@ -46,20 +45,8 @@ SETTINGS = LoopSettings(
 )
 
 
-class KilledError(Exception):
-    pass
-
-
-class Interruptible(MarginMix):
+class Interruptible(Killed, MarginMix):
     """Stops before its n-th step, as a killed process would."""
-
-    steps_left = -1
-
-    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.steps_left == 0:
-            raise KilledError
-        self.steps_left -= 1
-        return super().losses(model, samples, rng)
 
 
 def objective(faces: ImageSet, *changes: str, selection: ImageSet | None = None) -> Interruptible:
@@ -246,11 +233,6 @@ def test_some_faces_may_stand_for_all_when_centroids_move(faces: ImageSet, monke
     assert set(seen[1].tolist()) <= set(target._unlabelled.tolist())
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
-
-
 @pytest.mark.parametrize(
     ("steps", "changes"),
     [
@@ -268,7 +250,7 @@ def test_resumed_run_ends_bit_identical(
 ) -> None:
     run(objective(faces, *changes), tmp_path / "whole", fabric)
     killed = objective(faces, *changes)
-    killed.steps_left = steps
+    killed.passes_left = steps
     with pytest.raises(KilledError):
         run(killed, tmp_path / "killed", fabric)
     torch.rand(7)  # whatever state the global generator is in must not matter

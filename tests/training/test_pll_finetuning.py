@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from typer import Typer
 from typer.testing import CliRunner
@@ -20,6 +20,7 @@ from fer_app.errors import CheckpointError, ConfigError
 from fer_app.image_io import read_image
 from models.mimic import MimicClassifier
 from models.pll_fer import PllFerClassifier
+from tests.training.interrupted import Killed, KilledError, rows
 from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
 from training.confidences import candidate_sets
@@ -45,20 +46,8 @@ DECODER = [f"finetune.label_decoder.{size}" for size in ("depth=1", "num_heads=2
 SETTINGS = LoopSettings(epochs=3, batch_size=32, lr=3e-3, ema_decay=0.9, precision="fp32", checkpoint_minutes=1e-9)
 
 
-class KilledError(Exception):
-    pass
-
-
-class Interruptible(PllFinetuning):
+class Interruptible(Killed, PllFinetuning):
     """Stops before its n-th step, as a killed process would."""
-
-    steps_left = -1
-
-    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.steps_left == 0:
-            raise KilledError
-        self.steps_left -= 1
-        return super().losses(model, samples, rng)
 
 
 def objective(data: Path, *changes: str, select: bool = True) -> Interruptible:
@@ -77,11 +66,6 @@ def run(target: Interruptible, folder: Path, fabric: Fabric, *, resume: bool = F
     fit(target, SETTINGS, RunFolder(folder), fabric, Report(None), resume=resume)
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines]
-
-
 def table(folder: Path) -> list[dict[str, str]]:
     with (folder / "confidences.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -94,7 +78,7 @@ def test_a_resumed_run_ends_bit_identical(mini_ferplus: Path, tmp_path: Path, fa
     whole = objective(mini_ferplus, *changes)
     run(whole, tmp_path / "whole", fabric)
     killed = objective(mini_ferplus, *changes)
-    killed.steps_left = 3  # of two steps an epoch: in the second
+    killed.passes_left = 3  # of two steps an epoch: in the second
     with pytest.raises(KilledError):
         run(killed, tmp_path / "killed", fabric)
     assert 0 < int(killed._confidences.revised.sum()) < int(whole._confidences.revised.sum())
@@ -112,7 +96,7 @@ def test_a_resumed_run_ends_bit_identical(mini_ferplus: Path, tmp_path: Path, fa
 
 def test_a_state_with_other_candidates_is_refused(mini_ferplus: Path, tmp_path: Path, fabric: Fabric) -> None:
     killed = objective(mini_ferplus)
-    killed.steps_left = 1
+    killed.passes_left = 1
     with pytest.raises(KilledError):
         run(killed, tmp_path, fabric)
     with pytest.raises(CheckpointError, match="other labels"):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from fer_app.errors import DatasetError, FerError
+from tests.training.interrupted import Killed, KilledError
 from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
 from training.data.photo_stream import PhotoStream
@@ -73,32 +74,12 @@ class CpuFsdp(FSDPStrategy):
         )
 
 
-class KilledError(Exception):
-    pass
-
-
-class Finetuning(MimicFinetuning):
+class Finetuning(Killed, MimicFinetuning):
     """Stops before its n-th pass, as a killed process would."""
 
-    passes_left = -1
 
-    def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.passes_left == 0:
-            raise KilledError
-        self.passes_left -= 1
-        return super().losses(model, samples, rng)
-
-
-class Pretraining(MaePretraining):
+class Pretraining(Killed, MaePretraining):
     """The same."""
-
-    passes_left = -1
-
-    def losses(self, model: nn.Module, samples: Any, rng: np.random.Generator) -> dict[str, Tensor]:
-        if self.passes_left == 0:
-            raise KilledError
-        self.passes_left -= 1
-        return super().losses(model, samples, rng)
 
 
 class FailingError(DatasetError):

@@ -21,18 +21,6 @@ RUNNER = CliRunner()
 
 
 @pytest.fixture
-def annotate(tiny_model, tmp_path):
-    def run(*arguments, status=0):
-        fixed = ["-o", tmp_path / "out", "--model", tiny_model, "--device", "cpu"]
-        result = RUNNER.invoke(app, [str(argument) for argument in ["annotate", *arguments, *fixed]])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert result.exit_code == status, result.stderr
-        return result
-
-    return run
-
-
-@pytest.fixture
 def clips(tmp_path, astronaut):
     """One with a face, one cut off in the middle, one without a face."""
     pictures = [np.roll(astronaut[:300, 80:380], i, axis=1) for i in range(12)]

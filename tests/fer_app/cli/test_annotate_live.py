@@ -36,18 +36,6 @@ def face(astronaut):
 
 
 @pytest.fixture
-def annotate(tiny_model, tmp_path):
-    def run(*arguments, status=0):
-        fixed = ["-o", tmp_path / "out", "--model", tiny_model, "--device", "cpu"]
-        result = RUNNER.invoke(app, [str(argument) for argument in ["annotate", *arguments, *fixed]])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert result.exit_code == status, result.stderr
-        return result
-
-    return run
-
-
-@pytest.fixture
 def camera(monkeypatch, face):
     """Number 0 shows a face, 25 times a second; there is no other."""
 
