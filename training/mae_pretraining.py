@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,20 +10,16 @@ from models.mae import MaskedAutoencoder
 from models.vit import VisionTransformer
 from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch
-from training.layer_decay import param_groups
-from training.objective import Stateless
 from training.recipe import PretrainTable, Recipe
 from training.reconstruction import PICTURES, Reconstructions
 from training.run_folder import RunFolder
-from training.sampling import Epoch, Share
-from training.unlabelled import UnlabelledPictures, write_encoder
+from training.unlabelled import UnlabelledPretraining
 
 
-class MaePretraining(Stateless):
+class MaePretraining(UnlabelledPretraining):
     """Reconstructs the masked patches of unlabelled pictures; its checkpoint is the encoder alone."""
 
     views = 1
-    forward_methods: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -50,11 +43,9 @@ class MaePretraining(Stateless):
         encoder = VisionTransformer(recipe.model.vit_config())
         if encoder_weights is not None:
             load_encoder(encoder, encoder_weights, may_lack_norm=True)
-        self.model: nn.Module = self._build(encoder, table)
-        self.num_samples = len(images)
-        self._recipe, self._table = recipe, table
+        self.model = self._build(encoder, table)
         self._augment = recipe.model.augmentation(table.augment)
-        self._pictures = UnlabelledPictures(images, self._augment.n_draws)
+        super().__init__(recipe, table, images, self._augment.n_draws)
         shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
         self._reconstructions = self._pictures_of(recipe, table, shown)
 
@@ -73,18 +64,6 @@ class MaePretraining(Stateless):
         """Return what draws the network's predictions for pictures, uint8 (N, C, H, W)."""
         return Reconstructions(recipe, table, shown)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what tells these pictures from others."""
-        return self._pictures.fingerprint()
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Return the groups of methods' MAE: no decay for one-dimensional parameters, one learning rate."""
-        return param_groups(self.model, lr=self._table.lr, weight_decay=self._table.weight_decay, layer_decay=1.0)
-
-    def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
-        """Draw the epoch's order and augmentations."""
-        return self._pictures.start_epoch(self._recipe.seed, epoch, batch_size, share)
-
     def losses(self, model: nn.Module, samples: Tensor | StreamBatch, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss`: mean squared error over the masked patches."""
         device = next(model.parameters()).device
@@ -98,18 +77,8 @@ class MaePretraining(Stateless):
         """One number a patch."""
         return (self._recipe.model.img_size // self._recipe.model.patch_size) ** 2
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002 - the protocol's signature
-        """Return nothing: pre-training selects nothing."""
-        return {}
-
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the encoder and, every few epochs, pictures of what the network paints."""
         self.write(folder.last, model, counters, figures)
         assert isinstance(model, MaskedAutoencoder)
         self._reconstructions.draw(folder.path, model, counters["epochs"])
-
-    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the encoder to `path`."""
-        encoder = model.encoder
-        assert isinstance(encoder, VisionTransformer)
-        write_encoder(path, encoder, self._recipe, counters, figures)

@@ -11,9 +11,6 @@ tokens, and both count alike. What is measured with it is not the paper's method
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,20 +21,16 @@ from models.vit import VisionTransformer
 from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch
 from training.distributed import gather_rows, synchronised
-from training.layer_decay import param_groups
 from training.losses.info_nce_loss import PatchNceLoss, info_nce
-from training.objective import Stateless
 from training.recipe import PretrainTable, Recipe
-from training.run_folder import RunFolder
 from training.sampling import Epoch, Share
-from training.unlabelled import UnlabelledPictures, need_company, write_encoder
+from training.unlabelled import UnlabelledPretraining, need_company
 
 
-class MimcoPretraining(Stateless):
+class MimcoPretraining(UnlabelledPretraining):
     """Finds the teacher's codes of masked patches and of masked pictures; its checkpoint is the student alone."""
 
     views = 1
-    forward_methods: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -73,11 +66,10 @@ class MimcoPretraining(Stateless):
             mlp_dim=mimco.mlp_dim,
             image_pool=mimco.image_pool,
         )
-        self.model: nn.Module = synchronised(network)
-        self.num_samples = len(images)
-        self._recipe, self._table, self._grid = recipe, table, student.config.grid_size
+        self.model = synchronised(network)
+        self._grid = student.config.grid_size
         self._augment = recipe.model.augmentation(table.augment)
-        self._pictures = UnlabelledPictures(images, self._augment.n_draws)
+        super().__init__(recipe, table, images, self._augment.n_draws)
         if mimco.mask_block_px % recipe.model.patch_size:
             raise ConfigError(
                 f"pretrain.mimco.mask_block_px = {mimco.mask_block_px} is no multiple of model.patch_size = "
@@ -92,21 +84,13 @@ class MimcoPretraining(Stateless):
         """One number a block."""
         return (self._grid[0] // self._block) * (self._grid[1] // self._block)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what tells these pictures from others."""
-        return self._pictures.fingerprint()
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Return MAE's groups: no decay for one-dimensional parameters, one learning rate."""
-        return param_groups(self.model, lr=self._table.lr, weight_decay=self._table.weight_decay, layer_decay=1.0)
-
     def start_epoch(self, epoch: int, batch_size: int, share: Share) -> Epoch:
         """Draw the epoch's order and augmentations.
 
         Raises:
             ConfigError: a pass has a single picture, and pictures are to be told apart.
         """
-        steps = self._pictures.start_epoch(self._recipe.seed, epoch, batch_size, share)
+        steps = super().start_epoch(epoch, batch_size, share)
         if self._table.mimco.image_weight > 0:
             need_company(steps, self._table.batch_size, self._table.method)
         return steps
@@ -134,17 +118,3 @@ class MimcoPretraining(Stateless):
             terms["image"], terms["image_match"] = info_nce(codes.pictures, targets, own, mimco.image_temperature)
             total = total + mimco.image_weight * terms["image"]
         return {"loss": total, **terms}
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002 - the protocol's signature
-        """Return nothing: pre-training selects nothing."""
-        return {}
-
-    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the student."""
-        self.write(folder.last, model, counters, figures)
-
-    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the student's encoder to `path`; the mask token and the heads stay behind."""
-        encoder = model.encoder
-        assert isinstance(encoder, VisionTransformer)
-        write_encoder(path, encoder, self._recipe, counters, figures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,14 @@ from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch
 from training.distributed import gather_rows, synchronised
 from training.losses.info_nce_loss import MocoV3Loss
-from training.objective import Stateless
 from training.recipe import PretrainTable, Recipe
-from training.run_folder import RunFolder
 from training.sampling import Epoch, Share
 from training.schedule import momentum_cosine
 from training.two_views import TwoViews
-from training.unlabelled import CountedEpoch, UnlabelledPictures, need_company, write_encoder
+from training.unlabelled import CountedEpoch, UnlabelledPretraining, need_company
 
 
-class MocoPretraining(Stateless):
+class MocoPretraining(UnlabelledPretraining):
     """Tells the two views of a picture from those of the others; its checkpoint is the encoder alone.
 
     As published: one momentum update a step, after the queries and before the keys; keys of all processes; weight
@@ -34,7 +31,6 @@ class MocoPretraining(Stateless):
     """
 
     views = 2
-    forward_methods: tuple[str, ...] = ()
     draws_a_sample = 0
 
     def __init__(
@@ -62,18 +58,12 @@ class MocoPretraining(Stateless):
         else:
             init_moco_v3_weights(encoder)
         network = MocoV3(encoder, moco.mlp_dim, moco.out_dim, freeze_patch_embed=moco.freeze_patch_embed)
-        self.model: nn.Module = synchronised(network)
+        self.model = synchronised(network)
         second = table.augment if moco.second_augment is None else moco.second_augment
         model = recipe.model
         self._views = TwoViews(model.augmentation(table.augment), model.augmentation(second), moco.solarize_p)
-        self._pictures = UnlabelledPictures(images, self._views.n_draws)
-        self.num_samples = len(images)
-        self._recipe, self._table = recipe, table
+        super().__init__(recipe, table, images, self._views.n_draws)
         self._loss = MocoV3Loss(moco.temperature)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what tells these pictures from others."""
-        return self._pictures.fingerprint()
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return one group: everything that learns decays, biases and norms too, as in the published code."""
@@ -89,7 +79,7 @@ class MocoPretraining(Stateless):
         Raises:
             ConfigError: a pass has a single picture.
         """
-        steps = self._pictures.start_epoch(self._recipe.seed, epoch, batch_size, share)
+        steps = super().start_epoch(epoch, batch_size, share)
         need_company(steps, self._table.batch_size, self._table.method)
 
         def tell(step: int) -> None:
@@ -112,17 +102,3 @@ class MocoPretraining(Stateless):
         (first_keys, row), (second_keys, _) = gather_rows(keys[0]), gather_rows(keys[1])
         loss, match = self._loss(queries, (first_keys, second_keys), row)
         return {"loss": loss, "match": match}
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:  # noqa: ARG002 - the protocol's signature
-        """Return nothing: pre-training selects nothing."""
-        return {}
-
-    def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the encoder."""
-        self.write(folder.last, model, counters, figures)
-
-    def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
-        """Write the encoder to `path`: the one that learns, not its slow copy."""
-        encoder = model.encoder
-        assert isinstance(encoder, VisionTransformer)
-        write_encoder(path, encoder, self._recipe, counters, figures)
