@@ -454,7 +454,7 @@ def test_a_recipe_trains_when_it_is_shrunk(name: str, contrastive: Path, mini_fe
 
 
 def test_the_small_comparison_differs_by_its_methods_alone() -> None:
-    recipes = {name: load_recipe(f"contrastive_cpu/{name}") for name in ("moco_v3", "mimco", "mae")}
+    recipes = {name: load_recipe(f"pretraining_cpu/{name}") for name in ("moco_v3", "mimco", "mae")}
     assert len({recipe.model.vit_config() for recipe in recipes.values()}) == 1
     assert {recipe.pretrain.images for recipe in recipes.values() if recipe.pretrain} == {("faces",)}
     assert recipes["mimco"].starts_from == "moco_v3"
