@@ -14,7 +14,7 @@ from training.data.image_set import ImageSet
 
 _PICTURES = 256  # are looked at; all of a large set would take minutes to read
 
-_WORDS = {"names": "names of the pictures", "targets": "labels", "pixels": "pixels"}
+_WORDS = {"names": "names of the pictures", "targets": "labels", "pixels": "pixels", "teachers": "teachers"}
 
 
 def fingerprint(
@@ -51,7 +51,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         found.append(f"{saved['samples']} samples then, {now['samples']} now")
     if saved["classes"] != now["classes"]:
         found.append(f"classes {', '.join(saved['classes'])} then, {', '.join(now['classes'])} now")
-    found += [f"other {words}" for key, words in _WORDS.items() if saved[key] != now[key]]
+    found += [f"other {words}" for key, words in _WORDS.items() if saved.get(key) != now.get(key)]
     return found
 
 

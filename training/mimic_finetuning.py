@@ -16,6 +16,7 @@ from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
+from training.distillation import teachers_of, with_teachers
 from training.distributed import gather
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
@@ -55,7 +56,7 @@ class MimicFinetuning(Stateless):
             encoder_weights: a pre-trained encoder's, or None for random ones.
 
         Raises:
-            CheckpointError: the encoder's weights do not fit.
+            CheckpointError: the encoder's weights, or a teacher, do not fit.
             DatasetError: `faces` has no targets.
         """
         if faces.targets is None:
@@ -84,6 +85,7 @@ class MimicFinetuning(Stateless):
             anchor=table.contrastive_anchor,
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
+        self.teachers = teachers_of(table.distill, recipe.contract(faces.class_names), recipe.precision)
         self._selection = Selection(selection)
 
     def _build(
@@ -101,7 +103,8 @@ class MimicFinetuning(Stateless):
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these faces from others."""
         faces = self._faces
-        return fingerprint(faces.images, names=faces.names, class_names=faces.class_names, targets=faces.targets)
+        known = fingerprint(faces.images, names=faces.names, class_names=faces.class_names, targets=faces.targets)
+        return with_teachers(known, self.teachers)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
@@ -143,7 +146,8 @@ class MimicFinetuning(Stateless):
         images, targets = self._mix(images, targets, rng)
         logits, z = model.forward_train(images)  # type: ignore[operator]
         targets = targets.repeat(self.views, 1)
-        terms = {"ce": self._cross_entropy(logits.float(), targets)}
+        taught = targets if self.teachers is None else self.teachers.blend(images, targets)
+        terms = {"ce": self._cross_entropy(logits.float(), taught)}
         if self._table.contrastive_gather and self._table.loss != "ce":
             z, targets = gather(z, targets)
         if self._table.loss == "mscl":

@@ -30,6 +30,7 @@ from training.augment import AugmentSpec, BatchAugment
 from training.confidences import Revision
 from training.contrastive_tables import MimcoTable, MocoTable
 from training.data.ferplus_votes import VoteMode
+from training.distillation_table import DistillTable
 from training.losses.cross_entropy_loss import ClassWeights
 from training.margin_mix_table import FewLabelsMethod, MarginMixTable
 from training.stage_table import LATER, Moment, StageTable, Table
@@ -186,7 +187,7 @@ class FinetuneTable(StageTable):
     class that is trained on, always the same faces. `balanced` shows every class as often as the largest, or until
     `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A face's class is its
     largest target. With `contrastive_gather`, faces are contrasted with those of all processes. `keep_head` goes on
-    with the head of the classifier that `init` names, if it knows all classes.
+    with the head of the classifier that `init` names, if it knows all classes. `distill` names teachers.
     """
 
     method: Annotated[Literal["mimic"], LATER] = "mimic"
@@ -215,6 +216,7 @@ class FinetuneTable(StageTable):
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     pll: Annotated[PllTable | None, LATER] = None
     label_decoder: Annotated[LabelDecoderTable | None, LATER] = None
+    distill: Annotated[DistillTable | None, LATER] = None
 
     @property
     def partial_labels(self) -> PllTable:
@@ -232,6 +234,8 @@ class FinetuneTable(StageTable):
             raise ValueError(
                 f"loss = 'pll' revises labels by what it says of each face as it is: set {', '.join(wrong)}"
             )
+        if self.distill is not None:
+            raise ValueError("loss = 'pll' finds its labels by itself: leave out the table distill")
         if self.label_decoder is not None and self.keep_head:
             raise ValueError("keep_head = true goes on with a linear head: leave it out, or the table label_decoder")
         return self

@@ -40,7 +40,7 @@ from training.pll_finetuning import PllFinetuning
 from training.pretraining import pretraining
 from training.progress_state import Progress
 from training.public_weights import read_public_weights
-from training.recipe import PretrainTable, Recipe, Stage
+from training.recipe import FinetuneTable, PretrainTable, Recipe, Stage
 from training.report import Report
 from training.run_folder import RunFolder
 from training.run_lock import locked
@@ -137,6 +137,8 @@ def _run_stages(
         else:
             if isinstance(objective, MimicFinetuning) and objective.keeps_head and stage == recipe.stages[0]:
                 report.line(take_head(objective.model, recipe.init, objective.class_names))
+            if isinstance(objective, MimicFinetuning) and objective.teachers is not None:
+                report.line(objective.teachers.describe())
             world.first(need_room, stage, folder, objective, settings, report)
             try:
                 with need_memory(stage):
@@ -282,7 +284,8 @@ def _prepare(
             ema=settings.ema_decay is not None,
             compiles=settings.compile,
             checkpoints_activations=settings.checkpoint_activations,
-            frozen_networks=isinstance(table, PretrainTable) and table.method in ("moco_v3", "mimco"),
+            frozen_networks=(isinstance(table, PretrainTable) and table.method in ("moco_v3", "mimco"))
+            or (isinstance(table, FinetuneTable) and table.distill is not None),
         )
     return objective, settings
 

@@ -1,0 +1,21 @@
+"""The recipe's table of distillation, see `training.distillation`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat
+
+from training.stage_table import Table
+
+
+class DistillTable(Table):
+    """Teachers whose answers count beside the labels (Hinton et al. 2015, arXiv:1503.02531).
+
+    `teachers` are classifier checkpoints, or `bundled`; what they say of a picture is the mean of their calibrated
+    probabilities, at `temperature`. The cross-entropy's target is `weight` times that and the rest the labels.
+    """
+
+    teachers: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    weight: float = Field(0.5, gt=0.0, le=1.0)
+    temperature: PositiveFloat = 1.0
