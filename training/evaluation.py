@@ -197,14 +197,14 @@ def predict(classifier: LogitsSource, faces: ImageSet, *, flip: bool = False) ->
     Raises:
         DatasetError: no labels, or other class names than the classifier's.
     """
-    if faces.class_names != classifier.contract.labels:
-        raise DatasetError(f"the data has classes {faces.class_names}, the model {classifier.contract.labels}")
-    crops, temperature = crops_of(faces), classifier.contract.temperature
-    probs = softmax(classifier.logits(crops), temperature)
+    contract, crops = classifier.contract, crops_of(faces)
+    if faces.class_names != contract.labels:
+        raise DatasetError(f"the data has classes {faces.class_names}, the model {contract.labels}")
+    probs = softmax(classifier.logits(crops), contract.temperature)
     if flip:
         mirrored = np.ascontiguousarray(crops[:, :, ::-1])
-        probs = np.asarray((probs + softmax(classifier.logits(mirrored), temperature)) / 2, np.float32)
-    return Predictions(faces.names, classifier.contract.labels, hard_targets(faces), probs)
+        probs = np.asarray((probs + softmax(classifier.logits(mirrored), contract.temperature)) / 2, np.float32)
+    return Predictions(faces.names, contract.labels, hard_targets(faces), probs, contract.uncertain_below)
 
 
 def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
