@@ -26,7 +26,7 @@ from fer_app.model_choice import MOST_LOST
 from fer_app.preprocess import to_input
 from fer_app.session import open_session
 from training.data.image_set import ImageSet
-from training.evaluation import crops_of, evaluate, file_sha256, load_classifier
+from training.evaluation import LogitsSource, crops_of, evaluate, file_sha256, fitting_threshold, load_classifier
 from training.metrics import ClassificationReport
 
 FILES: Final[dict[Precision, str]] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
@@ -47,7 +47,7 @@ class Faces:
         title: the same for people.
         scored: of which accuracy is reported.
         calibration: typical faces, which are not scored; ranges of 8-bit numbers come from them. None without any.
-        choice: which decide between ways of calibrating. None without any.
+        choice: which decide between ways of calibrating, and of 8-bit files what is uncertain. None without any.
     """
 
     name: str
@@ -208,6 +208,9 @@ class _Source:
         report: ClassificationReport | None = None
         if self.faces is not None and self.before is not None:
             report = self.before
+            if precision == "int8":
+                contract = own_threshold(contract, OnnxClassifier(file, device="cpu"), self.faces.choice)
+                write_contract(file, contract)
             if precision != "fp32":
                 report = evaluate(OnnxClassifier(file, device="cpu"), self.faces.scored)
                 need_accuracy(report, self.before, self.faces, self.most_lost, target)
@@ -252,6 +255,19 @@ def calibration_images(faces: ImageSet, contract: Contract) -> NDArray[np.float3
     return to_input(crops[:: max(1, len(crops) // _CALIBRATION_FACES)][:_CALIBRATION_FACES], contract)
 
 
+def own_threshold(contract: Contract, classifier: LogitsSource, choice: ImageSet | None) -> Contract:
+    """Return a contract with the threshold that fits a classifier's own probabilities.
+
+    Args:
+        contract: as the checkpoint has it; without a threshold it stays so, as `choice` may have been trained on.
+        classifier: the network in another arithmetic.
+        choice: the faces that the checkpoint's threshold was chosen on; None leaves it as it is.
+    """
+    if choice is None or not contract.uncertain_below:
+        return contract
+    return contract.replace(uncertain_below=fitting_threshold(classifier, choice))
+
+
 def need_accuracy(
     report: ClassificationReport, before: ClassificationReport, faces: Faces, most_lost: float, target: Path
 ) -> None:
@@ -282,6 +298,10 @@ def metrics_of(report: ClassificationReport, name: str) -> dict[str, float]:
         "macro_f1": report.macro_f1,
         "ece": report.ece,
     }
+    if report.asserted.uncertain_below:
+        figures["asserted_share"] = report.asserted.share
+        if report.asserted.precision is not None:
+            figures["asserted_precision"] = report.asserted.precision
     return {f"{name}_{figure}": round(value, 5) for figure, value in figures.items()}
 
 

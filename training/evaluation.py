@@ -24,6 +24,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
 from training.metrics import ClassificationReport
 from training.predictions import Predictions
+from training.uncertainty import choose_threshold
 
 _BATCH = 256
 _CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"linear": MimicClassifier, "label_decoder": PllFerClassifier}
@@ -214,3 +215,17 @@ def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
         DatasetError: no labels, no faces, or other class names than the classifier's.
     """
     return predict(classifier, faces).report()
+
+
+def fitting_threshold(classifier: LogitsSource, faces: ImageSet) -> float:
+    """Return the threshold of `choose_threshold` for what a classifier says of labelled faces.
+
+    Args:
+        classifier: its contract's temperature is used, its own threshold is not.
+        faces: which it was not trained on.
+
+    Raises:
+        DatasetError: no labels, or other class names than the classifier's.
+    """
+    found = predict(classifier, faces)
+    return choose_threshold(found.probs, found.targets)

@@ -185,8 +185,8 @@ class FinetuneTable(StageTable):
     it out of training; with the others the last epoch counts, and probabilities are not calibrated. `train_share` is
     the part of every class that is trained on, always the same faces. `balanced` shows every class as often as the
     largest, or until `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A
-    face's class is its largest target. With `contrastive_gather`, faces are contrasted with those of all processes. `keep_head` goes on
-    with the head of the classifier that `init` names, if it knows all classes.
+    face's class is its largest target. With `contrastive_gather`, faces are contrasted with those of all processes.
+    `keep_head` goes on with the head of the classifier that `init` names, if it knows all classes.
     """
 
     method: Annotated[Literal["mimic"], LATER] = "mimic"
