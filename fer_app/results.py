@@ -168,8 +168,9 @@ class Faces:
         return self.labels[int(self.probs[index].argmax())]
 
     def candidates(self, index: int) -> tuple[int, int]:
-        """Return the two most probable classes of one face, as numbers of their columns; of equals the first ones;
-        of a single class that one twice.
+        """Return the two most probable classes of one face, as numbers of their columns.
+
+        Of equal ones the first wins, as in `label`. Where there is only one class, it comes twice.
 
         Args:
             index: the face's 0-based number in this picture.
