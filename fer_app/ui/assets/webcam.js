@@ -198,12 +198,13 @@
     pen.strokeRect(left, y0, x1 - x0, y1 - y0);
     const text = `#${face.track} ${face.uncertain ? candidates(mine, face) : `${face.label} ${Math.round(100 * face.probs[top])}%`}`;
     const width = pen.measureText(text).width + 12;
+    const x = Math.max(0, Math.min(left, pen.canvas.width - width)); // two labels are wide
     const y = Math.max(0, y0 - size - 10);
     pen.fillStyle = "rgba(0, 0, 0, 0.75)";
-    pen.fillRect(left, y, width, size + 8);
+    pen.fillRect(x, y, width, size + 8);
     pen.fillStyle = "#fff";
     pen.textBaseline = "top";
-    pen.fillText(text, left + 6, y + 5);
+    pen.fillText(text, x + 6, y + 5);
   }
 
   function makeBars(mine) {
