@@ -27,16 +27,15 @@ from typing import Annotated
 import torch
 import typer
 
+from export.threshold import asserted_in_words, with_threshold
 from export.variants import Faces, Variant, export_variants
 from fer_app.contract import Precision
 from fer_app.errors import ExportError, FerError
 from fer_app.model_choice import MOST_LOST
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
-from training.data.image_set import ImageSet
 from training.data.locate import locate
-from training.data.splits import share_faces
-from training.evaluation import evaluate, fitting_threshold, open_classifier
+from training.evaluation import evaluate, open_classifier
 from training.metrics import ClassificationReport
 from training.plots import draw_confusion
 
@@ -107,7 +106,7 @@ def bundle(
     compact = root / "training" / "weights" / f"{name}.safetensors"
     compact.parent.mkdir(exist_ok=True)
     save_checkpoint(compact, weights, info, dtype=torch.float16)
-    info = _with_threshold(compact, info, faces.choice)
+    info = with_threshold(compact, info, faces.choice)
     save_checkpoint(compact, weights, info, dtype=torch.float16)
     before = evaluate(open_classifier(compact, device="cpu"), faces.scored)
     folder = root / "fer_app" / "weights"
@@ -128,23 +127,6 @@ def bundle(
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     card.write_text(f"{text[:begin]}\n{_measured(made)}{text[end:]}", encoding="utf-8")
     return made
-
-
-def _with_threshold(compact: Path, info: CheckpointInfo, dev: ImageSet | None) -> CheckpointInfo:
-    """Choose what is uncertain by the 16-bit weights; one that was trained on `dev` stays as it is."""
-    if dev is None or info.contract is None or share_faces("dev", info.recipe["finetune"]["split"]):
-        return info
-    threshold = fitting_threshold(open_classifier(compact, device="cpu"), dev)
-    return dataclasses.replace(info, contract=info.contract.replace(uncertain_below=threshold))
-
-
-def _asserted(report: ClassificationReport) -> str:
-    """Say in words what is asserted on FERPlus Valid."""
-    told = report.asserted
-    if not told.uncertain_below:
-        return "uncertain: nothing"
-    precision = "" if told.precision is None else f", {100 * told.precision:.2f} % of these right"
-    return f"uncertain below {told.uncertain_below:g}: {100 * told.share:.2f} % of faces asserted{precision}"
 
 
 def _marked(text: str) -> bool:
@@ -206,7 +188,7 @@ def _measured(made: Bundle) -> str:
         ("epochs of fine-tuning, steps", f"{info.counters['epochs']} of {table['epochs']}, {info.counters['steps']}"),
         ("hours of fine-tuning", f"{info.counters['seconds'] / 3600:.2f}"),
         ("temperature (fitted on `dev`)", f"{full.contract.temperature:.3f}"),
-        ("uncertain (chosen on `dev` for 95 % precision)", _asserted(report)),
+        ("uncertain (chosen on `dev` for 95 % precision)", asserted_in_words(report)),
         ("file", f"`fer_app/weights/{full.path.name}`, {full.bytes / 1e6:.1f} MB, float32"),
         ("sha256", f"`{full.sha256}`"),
         ("recipe sha256", f"`{full.contract.recipe_sha256}`"),
@@ -228,7 +210,7 @@ def _variant_row(other: Variant) -> tuple[str, str]:
     figures = (
         f"accuracy {100 * other.report.accuracy:.2f} %",
         f"mean class accuracy {100 * other.report.mean_class_accuracy:.2f} %",
-        _asserted(other.report),
+        asserted_in_words(other.report),
         f"{other.bytes / 1e6:.1f} MB",
         f"{other.ratio:.1f} times as fast as float32 on the CPU",
         f"`fer_app/weights/{other.path.name}`",

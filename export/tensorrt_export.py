@@ -20,7 +20,8 @@ from export.tensorrt_backend import EngineClassifier
 from export.tensorrt_engine import build_engine
 from export.tensorrt_network import to_bf16, to_symmetric_int8
 from export.tensorrt_package import Gpu, gpu_for, load_tensorrt
-from export.variants import FP16_TOLERANCE, Faces, calibration_images, metrics_of, need_accuracy, own_threshold
+from export.threshold import own_threshold
+from export.variants import FP16_TOLERANCE, Faces, calibration_images, metrics_of, need_accuracy
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
 from fer_app.errors import EngineBuildError, ExportError, ParityError, ProviderUnavailableError

@@ -19,6 +19,7 @@ from torch import nn
 
 from export.onnx_export import PARITY_TOLERANCE, data_path, export_onnx, parity, put_in_place, size_of
 from export.precision import CALIBRATIONS, to_dynamic_int8, to_fp16, to_static_int8, write_contract
+from export.threshold import own_threshold
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
 from fer_app.errors import AccuracyLostError, ExportError, ParityError
@@ -26,7 +27,7 @@ from fer_app.model_choice import MOST_LOST
 from fer_app.preprocess import to_input
 from fer_app.session import open_session
 from training.data.image_set import ImageSet
-from training.evaluation import LogitsSource, crops_of, evaluate, file_sha256, fitting_threshold, load_classifier
+from training.evaluation import crops_of, evaluate, file_sha256, load_classifier
 from training.metrics import ClassificationReport
 
 FILES: Final[dict[Precision, str]] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
@@ -253,19 +254,6 @@ def calibration_images(faces: ImageSet, contract: Contract) -> NDArray[np.float3
     """Return what ranges of 8-bit numbers come from: float32, (N, C, H, W), faces from all over the set."""
     crops = crops_of(faces)
     return to_input(crops[:: max(1, len(crops) // _CALIBRATION_FACES)][:_CALIBRATION_FACES], contract)
-
-
-def own_threshold(contract: Contract, classifier: LogitsSource, choice: ImageSet | None) -> Contract:
-    """Return a contract with the threshold that fits a classifier's own probabilities.
-
-    Args:
-        contract: as the checkpoint has it; without a threshold it stays so, as `choice` may have been trained on.
-        classifier: the network in another arithmetic.
-        choice: the faces that the checkpoint's threshold was chosen on; None leaves it as it is.
-    """
-    if choice is None or not contract.uncertain_below:
-        return contract
-    return contract.replace(uncertain_below=fitting_threshold(classifier, choice))
 
 
 def need_accuracy(

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from export.precision import to_dynamic_int8, to_fp16, to_static_int8, write_contract
-from export.variants import Faces, Variant, export_variants, own_threshold
+from export.threshold import own_threshold
+from export.variants import Faces, Variant, export_variants
 from fer_app.classifier import OnnxClassifier
 from fer_app.errors import ExportError, ParityError
 from fer_app.model_choice import choose_model
