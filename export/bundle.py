@@ -27,6 +27,7 @@ from typing import Annotated
 import torch
 import typer
 
+from export.threshold import asserted_in_words, with_threshold
 from export.variants import Faces, Variant, export_variants
 from fer_app.contract import Precision
 from fer_app.errors import ExportError, FerError
@@ -99,11 +100,13 @@ def bundle(
         title="FERPlus valid, majority",
         scored=load_ferplus(base, "valid"),
         calibration=load_ferplus(base, "train-main") if int8 else None,
-        choice=load_ferplus(base, "dev") if int8 else None,
+        choice=load_ferplus(base, "dev"),
     )
     weights, info = load_checkpoint(checkpoint)
     compact = root / "training" / "weights" / f"{name}.safetensors"
     compact.parent.mkdir(exist_ok=True)
+    save_checkpoint(compact, weights, info, dtype=torch.float16)
+    info = with_threshold(compact, info, faces.choice)
     save_checkpoint(compact, weights, info, dtype=torch.float16)
     before = evaluate(open_classifier(compact, device="cpu"), faces.scored)
     folder = root / "fer_app" / "weights"
@@ -185,6 +188,7 @@ def _measured(made: Bundle) -> str:
         ("epochs of fine-tuning, steps", f"{info.counters['epochs']} of {table['epochs']}, {info.counters['steps']}"),
         ("hours of fine-tuning", f"{info.counters['seconds'] / 3600:.2f}"),
         ("temperature (fitted on `dev`)", f"{full.contract.temperature:.3f}"),
+        ("uncertain (chosen on `dev` for 95 % precision)", asserted_in_words(report)),
         ("file", f"`fer_app/weights/{full.path.name}`, {full.bytes / 1e6:.1f} MB, float32"),
         ("sha256", f"`{full.sha256}`"),
         ("recipe sha256", f"`{full.contract.recipe_sha256}`"),
@@ -206,6 +210,7 @@ def _variant_row(other: Variant) -> tuple[str, str]:
     figures = (
         f"accuracy {100 * other.report.accuracy:.2f} %",
         f"mean class accuracy {100 * other.report.mean_class_accuracy:.2f} %",
+        asserted_in_words(other.report),
         f"{other.bytes / 1e6:.1f} MB",
         f"{other.ratio:.1f} times as fast as float32 on the CPU",
         f"`fer_app/weights/{other.path.name}`",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from export.tensorrt_backend import EngineClassifier
 from export.tensorrt_engine import build_engine
 from export.tensorrt_network import to_bf16, to_symmetric_int8
 from export.tensorrt_package import Gpu, gpu_for, load_tensorrt
+from export.threshold import own_threshold
 from export.variants import FP16_TOLERANCE, Faces, calibration_images, metrics_of, need_accuracy
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
@@ -190,6 +191,9 @@ class _Maker:
             )
         report = None
         if self.faces is not None and self.before is not None:
+            if contract.precision == "int8":
+                contract = own_threshold(contract, served, self.faces.choice)
+                served.record = replace(record, contract=contract)
             report = evaluate(served, self.faces.scored)
             need_accuracy(report, self.before, self.faces, self.most_lost, target)
             contract = contract.replace(metrics=metrics_of(report, self.faces.name))

@@ -19,6 +19,7 @@ from torch import nn
 
 from export.onnx_export import PARITY_TOLERANCE, data_path, export_onnx, parity, put_in_place, size_of
 from export.precision import CALIBRATIONS, to_dynamic_int8, to_fp16, to_static_int8, write_contract
+from export.threshold import own_threshold
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
 from fer_app.errors import AccuracyLostError, ExportError, ParityError
@@ -47,7 +48,7 @@ class Faces:
         title: the same for people.
         scored: of which accuracy is reported.
         calibration: typical faces, which are not scored; ranges of 8-bit numbers come from them. None without any.
-        choice: which decide between ways of calibrating. None without any.
+        choice: which decide between ways of calibrating, and of 8-bit files what is uncertain. None without any.
     """
 
     name: str
@@ -208,6 +209,9 @@ class _Source:
         report: ClassificationReport | None = None
         if self.faces is not None and self.before is not None:
             report = self.before
+            if precision == "int8":
+                contract = own_threshold(contract, OnnxClassifier(file, device="cpu"), self.faces.choice)
+                write_contract(file, contract)
             if precision != "fp32":
                 report = evaluate(OnnxClassifier(file, device="cpu"), self.faces.scored)
                 need_accuracy(report, self.before, self.faces, self.most_lost, target)
@@ -282,6 +286,10 @@ def metrics_of(report: ClassificationReport, name: str) -> dict[str, float]:
         "macro_f1": report.macro_f1,
         "ece": report.ece,
     }
+    if report.asserted.uncertain_below:
+        figures["asserted_share"] = report.asserted.share
+        if report.asserted.precision is not None:
+            figures["asserted_precision"] = report.asserted.precision
     return {f"{name}_{figure}": round(value, 5) for figure, value in figures.items()}
 
 

@@ -171,14 +171,12 @@ def _overlap(rect: Rect, others: list[Rect]) -> int:
 
 def _chip_texts(faces: Faces, i: int) -> list[str]:
     """Return what a label may say, the fullest first."""
-    ranked = np.argsort(-faces.probs[i], kind="stable")
-    first = faces.labels[int(ranked[0])]
+    first, second = (faces.labels[k] for k in faces.candidates(i))
     track = ""
     if faces.track_ids is not None and faces.track_ids[i] != NO_TRACK:
         track = f"#{faces.track_ids[i]} "
     if faces.uncertain[i]:
-        pair = [f"{faces.labels[int(k)]}?" for k in ranked[:2]]
-        return [track + " / ".join(pair), f"{track}{first}?", f"{first}?"]
+        return [f"{track}{first}? / {second}?", f"{track}{first}?", f"{first}?"]
     return [f"{track}{first} {faces.probs[i].max():.0%}", track + first, first]
 
 

@@ -110,7 +110,9 @@ def _in_folder(folder: Path) -> dict[Precision, _Variant]:
     contracts = {path: _contract(path) for path in sorted(folder.glob("*.onnx"))}
     if not contracts:
         raise ModelNotFoundError(f"{folder} is a folder without ONNX files")
-    alike = {contract.replace(precision="fp32", metrics={}).digest for contract in contracts.values()}
+    # What other arithmetics differ in: their figures, and what is uncertain by their own probabilities.
+    own = {"precision": "fp32", "metrics": {}, "uncertain_below": 0.0}
+    alike = {contract.replace(**own).digest for contract in contracts.values()}
     if len(alike) > 1 or len({contract.precision for contract in contracts.values()}) < len(contracts):
         names = ", ".join(path.name for path in contracts)
         raise ModelError(f"{folder} holds files of different networks ({names}): name one of them")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fer_app.alignment import align_faces, alignable
 from fer_app.backends import ONNX, open_classifier
 from fer_app.classifier import Classifier
+from fer_app.contract import Contract
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import FerError, InputError
 from fer_app.image_io import DEFAULT_MAX_PIXELS, from_pil, read_image
@@ -55,6 +56,7 @@ class Recognizer:
     Attributes:
         classifier: reads the expressions.
         detector: finds the faces; None with `detect=False`.
+        contract: the classifier's, with the threshold that was asked for.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Recognizer:
         max_faces: int | None = None,
         detect: bool = True,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        uncertain_below: float | None = None,
         threads: int | None = None,
         gpu: GpuOptions = DEFAULT_GPU,
     ) -> None:
@@ -86,6 +89,8 @@ class Recognizer:
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
             detect: `False` when every picture is a face crop already.
             max_pixels: a picture file with more is refused before it is decoded.
+            uncertain_below: a face whose largest probability is below it is marked uncertain; 0 marks none. `None` is
+                the model's own threshold.
             threads: CPU threads; `None` is one per physical core.
             gpu: what is asked of a CUDA device; detector and classifier have half of its memory each.
 
@@ -96,6 +101,8 @@ class Recognizer:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, must be at least 1")
+        if uncertain_below is not None and not 0 <= uncertain_below <= 1:
+            raise InputError(f"uncertain_below is {uncertain_below}, must be 0 to 1")
         share = gpu.share(2) if detect else gpu
         if isinstance(model, str | Path):
             model = open_classifier(
@@ -108,6 +115,9 @@ class Recognizer:
                 gpu=share,
             )
         self.classifier: Classifier = model
+        self.contract: Contract = model.contract
+        if uncertain_below is not None:
+            self.contract = model.contract.replace(uncertain_below=uncertain_below)
         self.detector: MtcnnDetector | None = None
         if detect:
             self.detector = MtcnnDetector(
@@ -206,7 +216,7 @@ class Recognizer:
         """
         if self.detector is None:
             return [Detections.whole_picture(image.shape[1], image.shape[0]) for image in images]
-        crop = self.classifier.contract.crop
+        crop = self.contract.crop
         return [one[alignable(one.landmarks, crop)] for one in self.detector.detect(images)]
 
     def follow(self, image: UInt8, expected: npt.NDArray[np.float32]) -> Detections:
@@ -225,7 +235,7 @@ class Recognizer:
         if self.detector is None:
             return Detections.whole_picture(image.shape[1], image.shape[0])
         found = self.detector.follow(image, expected)
-        return found[alignable(found.landmarks, self.classifier.contract.crop)]
+        return found[alignable(found.landmarks, self.contract.crop)]
 
     def classify(self, images: Sequence[UInt8], found: Sequence[Detections], names: Sequence[str]) -> list[Faces]:
         """Read the expressions of faces that were found.
@@ -243,9 +253,9 @@ class Recognizer:
         if self.detector is None:
             probs = self.classifier.probs(list(images))
         else:
-            contract = self.classifier.contract
+            img_size, crop = self.contract.img_size, self.contract.crop
             crops = [
-                align_faces(image, one.landmarks, img_size=contract.img_size, crop=contract.crop)
+                align_faces(image, one.landmarks, img_size=img_size, crop=crop)
                 for image, one in zip(images, found, strict=True)
             ]
             probs = self.classifier.probs(np.concatenate(crops))
@@ -259,15 +269,14 @@ class Recognizer:
             yield Prediction(source, image, faces)
 
     def _faces(self, name: str, image: UInt8, found: Detections, probs: npt.NDArray[np.float32]) -> Faces:
-        contract = self.classifier.contract
         return Faces(
             source=name,
             width=image.shape[1],
             height=image.shape[0],
             detections=found,
             probs=probs,
-            labels=contract.labels,
-            uncertain=probs.max(axis=1, initial=0.0) < contract.uncertain_below,
+            labels=self.contract.labels,
+            uncertain=probs.max(axis=1, initial=0.0) < self.contract.uncertain_below,
             quality=face_quality(image, found),
         )
 

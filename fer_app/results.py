@@ -105,7 +105,7 @@ class Faces:
         detections: N faces.
         probs: float32, (N, K), each row sums to 1.
         labels: the K class names, in the order of the columns of `probs`.
-        uncertain: bool, (N,), the largest probability is below the model's threshold.
+        uncertain: bool, (N,), the largest probability is below the threshold, which is the model's or was asked for.
         quality: for each face the flags of `fer_app.quality` that apply; empty for a good one.
         frame_index: 0-based number of the frame; None for a still picture.
         time_s: presentation time of the frame, in seconds; None for a still picture.
@@ -166,6 +166,17 @@ class Faces:
             index: the face's 0-based number in this picture.
         """
         return self.labels[int(self.probs[index].argmax())]
+
+    def candidates(self, index: int) -> tuple[int, int]:
+        """Return the two most probable classes of one face, as numbers of their columns.
+
+        Of equal ones the first wins, as in `label`. Where there is only one class, it comes twice.
+
+        Args:
+            index: the face's 0-based number in this picture.
+        """
+        ranked = np.argsort(-self.probs[index], kind="stable").tolist()
+        return ranked[0], ranked[min(1, len(ranked) - 1)]
 
     def records(self) -> list[dict[str, Any]]:
         """Return one dictionary a face in the public JSON format; exactly one, with `face` None, when there is none.

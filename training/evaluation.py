@@ -24,6 +24,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint, load_weights
 from training.data.image_set import ImageSet
 from training.metrics import ClassificationReport
 from training.predictions import Predictions
+from training.uncertainty import choose_threshold
 
 _BATCH = 256
 _CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"linear": MimicClassifier, "label_decoder": PllFerClassifier}
@@ -197,14 +198,14 @@ def predict(classifier: LogitsSource, faces: ImageSet, *, flip: bool = False) ->
     Raises:
         DatasetError: no labels, or other class names than the classifier's.
     """
-    if faces.class_names != classifier.contract.labels:
-        raise DatasetError(f"the data has classes {faces.class_names}, the model {classifier.contract.labels}")
-    crops, temperature = crops_of(faces), classifier.contract.temperature
-    probs = softmax(classifier.logits(crops), temperature)
+    contract, crops = classifier.contract, crops_of(faces)
+    if faces.class_names != contract.labels:
+        raise DatasetError(f"the data has classes {faces.class_names}, the model {contract.labels}")
+    probs = softmax(classifier.logits(crops), contract.temperature)
     if flip:
         mirrored = np.ascontiguousarray(crops[:, :, ::-1])
-        probs = np.asarray((probs + softmax(classifier.logits(mirrored), temperature)) / 2, np.float32)
-    return Predictions(faces.names, classifier.contract.labels, hard_targets(faces), probs)
+        probs = np.asarray((probs + softmax(classifier.logits(mirrored), contract.temperature)) / 2, np.float32)
+    return Predictions(faces.names, contract.labels, hard_targets(faces), probs, contract.uncertain_below)
 
 
 def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
@@ -214,3 +215,17 @@ def evaluate(classifier: LogitsSource, faces: ImageSet) -> ClassificationReport:
         DatasetError: no labels, no faces, or other class names than the classifier's.
     """
     return predict(classifier, faces).report()
+
+
+def fitting_threshold(classifier: LogitsSource, faces: ImageSet) -> float:
+    """Return the threshold of `choose_threshold` for what a classifier says of labelled faces.
+
+    Args:
+        classifier: its contract's temperature is used, its own threshold is not.
+        faces: which it was not trained on.
+
+    Raises:
+        DatasetError: no labels, or other class names than the classifier's.
+    """
+    found = predict(classifier, faces)
+    return choose_threshold(found.probs, found.targets)

@@ -43,7 +43,7 @@ from training.objective import Stateless
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share
-from training.selection import Selection
+from training.selection import Selection, calibrated, scores
 
 CENTROIDS = "centroids"
 
@@ -99,7 +99,8 @@ class MarginMix(Stateless):
             recipe: supplies the network and the seed.
             table: the stage's settings.
             faces: all that is trained on, with targets (N, K), of which those of `table.labels` faces are used.
-            selection: the split that chooses the best epoch and the temperature; None, where the last epoch counts.
+            selection: the split that chooses the best epoch, the temperature and what is uncertain; None,
+                where the last epoch counts.
             encoder_weights: a pre-trained encoder's, for a transformer, or None for random ones.
 
         Raises:
@@ -255,8 +256,8 @@ class MarginMix(Stateless):
             architecture=self._architecture,
             counters=counters,
             recipe=self._recipe.model_dump(mode="json"),
-            metrics={name: value for name, value in figures.items() if name != "temperature"},
-            contract=self._recipe.contract(self.class_names).replace(temperature=figures.get("temperature", 1.0)),
+            metrics=scores(figures),
+            contract=calibrated(self._recipe.contract(self.class_names), figures),
         )
         save_checkpoint(path, {k: tensor for k, tensor in model.state_dict().items() if k != CENTROIDS}, info)
 

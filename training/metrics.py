@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_app.errors import DatasetError
+from training.uncertainty import Asserted, asserted
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 
@@ -43,11 +44,13 @@ class ClassificationReport:
         labels: K class names.
         confusion: int64, (K, K): rows are the true class, columns the predicted one.
         ece: expected calibration error, 15 equal bins of confidence (Guo et al. 2017, arXiv:1706.04599), a share.
+        asserted: what of them the classifier does not call uncertain.
     """
 
     labels: tuple[str, ...]
     confusion: NDArray[np.int64]
     ece: float
+    asserted: Asserted
 
     @property
     def n(self) -> int:
@@ -113,13 +116,16 @@ class ClassificationReport:
         }
         return {
             **self.summary(),
+            "uncertain_below": self.asserted.uncertain_below,
+            "asserted_share": self.asserted.share,
+            "asserted_precision": self.asserted.precision,
             "per_class": per_class,
             "confusion": self.confusion.tolist(),
         }
 
 
 def classification_report(
-    probs: FloatArray, targets: NDArray[np.int64], labels: tuple[str, ...]
+    probs: FloatArray, targets: NDArray[np.int64], labels: tuple[str, ...], *, uncertain_below: float = 0.0
 ) -> ClassificationReport:
     """Score predictions.
 
@@ -127,6 +133,7 @@ def classification_report(
         probs: (N, K), each row sums to 1.
         targets: (N,), the true class.
         labels: K class names.
+        uncertain_below: faces whose largest probability is below it are not asserted.
 
     Raises:
         DatasetError: there is nothing to score.
@@ -136,7 +143,8 @@ def classification_report(
     predicted = probs.argmax(axis=1)
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (targets, predicted), 1)
-    return ClassificationReport(labels, confusion, calibration_bins(probs, targets).ece)
+    ece = calibration_bins(probs, targets).ece
+    return ClassificationReport(labels, confusion, ece, asserted(probs, targets, uncertain_below))
 
 
 def calibration_bins(probs: FloatArray, targets: NDArray[np.int64], bins: int = CALIBRATION_BINS) -> CalibrationBins:

@@ -28,7 +28,7 @@ from training.objective import Stateless
 from training.recipe import FinetuneTable, Recipe
 from training.run_folder import RunFolder
 from training.sampling import Epoch, IndexedEpoch, Share, balanced_order, epoch_order
-from training.selection import Selection
+from training.selection import Selection, calibrated, scores
 
 
 class MimicFinetuning(Stateless):
@@ -51,8 +51,8 @@ class MimicFinetuning(Stateless):
             recipe: supplies the encoder and the seed.
             table: the stage's settings.
             faces: what is trained on, with targets (N, K).
-            selection: the split that chooses the best epoch and the temperature; None, where it would be one that is
-                trained on: the last epoch counts, and the temperature stays 1.
+            selection: the split that chooses the best epoch, the temperature and what is uncertain; None, where it
+                would be one that is trained on: the last epoch counts, the temperature stays 1, nothing is uncertain.
             encoder_weights: a pre-trained encoder's, or None for random ones.
 
         Raises:
@@ -160,7 +160,7 @@ class MimicFinetuning(Stateless):
         return {"loss": loss, **terms}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Score the selection split through the serving preprocess; its best temperature comes along."""
+        """Score the selection split through the serving preprocess; its temperature and threshold come along."""
         return self._selection.figures(model, self._recipe.contract(self._faces.class_names))
 
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
@@ -170,13 +170,12 @@ class MimicFinetuning(Stateless):
     def write(self, path: Path, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the classifier to `path`."""
         contract = self._recipe.contract(self._faces.class_names)
-        metrics = {name: value for name, value in figures.items() if name != "temperature"}
         info = CheckpointInfo(
             kind="classifier",
             architecture={"encoder": self._encoder_config.to_dict(), **self._head},
             counters=counters,
             recipe=self._recipe.model_dump(mode="json"),
-            metrics=metrics,
-            contract=contract.replace(temperature=figures.get("temperature", 1.0)),
+            metrics=scores(figures),
+            contract=calibrated(contract, figures),
         )
         save_checkpoint(path, model.state_dict(), info)

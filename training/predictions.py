@@ -23,12 +23,14 @@ class Predictions:
         labels: K class names.
         targets: int64, (N,), the true class.
         probs: float32, (N, K), each row sums to 1.
+        uncertain_below: the classifier's threshold.
     """
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
     targets: NDArray[np.int64]
     probs: NDArray[np.float32]
+    uncertain_below: float = 0.0
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -41,9 +43,10 @@ class Predictions:
         Raises:
             DatasetError: there is nothing to score.
         """
-        if rows is None:
-            return classification_report(self.probs, self.targets, self.labels)
-        return classification_report(self.probs[rows], self.targets[rows], self.labels)
+        chosen = slice(None) if rows is None else rows
+        return classification_report(
+            self.probs[chosen], self.targets[chosen], self.labels, uncertain_below=self.uncertain_below
+        )
 
     def calibration(self) -> CalibrationBins:
         """Return how often predictions are right against how sure they are."""

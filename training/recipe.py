@@ -182,12 +182,13 @@ class PllTable(Table):
 class FinetuneTable(StageTable):
     """Supervised fine-tuning: CE, CE + SCL, CE + MSCL (MIMIC, arXiv:2401.07245), or PLL (PLL-FER, arXiv:2209.15402).
 
-    The dev part of Train chooses the epoch and the temperature. Only `split = "train-main"` leaves it out of training;
-    with the others the last epoch counts, and probabilities are not calibrated. `train_share` is the part of every
-    class that is trained on, always the same faces. `balanced` shows every class as often as the largest, or until
-    `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A face's class is its
-    largest target. With `contrastive_gather`, faces are contrasted with those of all processes. `keep_head` goes on
-    with the head of the classifier that `init` names, if it knows all classes. `distill` names teachers.
+    The dev part of Train chooses the epoch, the temperature and what is uncertain. Only `split = "train-main"` leaves
+    it out of training; with the others the last epoch counts, and probabilities are not calibrated. `train_share` is
+    the part of every class that is trained on, always the same faces. `balanced` shows every class as often as the
+    largest, or until `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A
+    face's class is its largest target. With `contrastive_gather`, faces are contrasted with those of all processes.
+    `keep_head` goes on with the head of the classifier that `init` names, if it knows all classes. `distill` names
+    teachers.
     """
 
     method: Annotated[Literal["mimic"], LATER] = "mimic"

@@ -1,9 +1,10 @@
-"""The split that chooses a stage's best checkpoint and the temperature of its probabilities."""
+"""The split that chooses a stage's best checkpoint, the temperature of its probabilities, and what it asserts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
@@ -14,6 +15,10 @@ from training.data.image_set import ImageSet
 from training.evaluation import TorchClassifier, crops_of, hard_targets
 from training.metrics import best_temperature, classification_report
 from training.run_folder import RunFolder
+from training.uncertainty import choose_threshold
+
+# Figures that go into the contract, under their own names.
+_CALIBRATION: Final = ("temperature", "uncertain_below")
 
 
 class Selection:
@@ -31,18 +36,22 @@ class Selection:
         self._faces = None if faces is None else (crops_of(faces), hard_targets(faces))
 
     def figures(self, model: nn.Module, contract: Contract) -> dict[str, float]:
-        """Score through the serving preprocess; the best temperature comes along."""
+        """Score through the serving preprocess; its temperature and threshold come along."""
         if self._faces is None:
             return {}
         crops, targets = self._faces
         logits = TorchClassifier(model, contract).logits(crops)
         temperature = best_temperature(logits, targets)
-        report = classification_report(softmax(logits, temperature), targets, contract.labels)
+        probs = softmax(logits, temperature)
+        uncertain_below = choose_threshold(probs, targets)
+        report = classification_report(probs, targets, contract.labels, uncertain_below=uncertain_below)
         return {
             "dev_accuracy": report.accuracy,
             "dev_mean_class_accuracy": report.mean_class_accuracy,
             "dev_ece": report.ece,
+            "dev_asserted_share": report.asserted.share,
             "temperature": temperature,
+            "uncertain_below": uncertain_below,
         }
 
     def save(self, folder: RunFolder, figures: dict[str, float], write: Callable[[Path], None]) -> None:
@@ -53,3 +62,13 @@ class Selection:
         best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
         if figures["dev_accuracy"] > best:
             write(folder.best)
+
+
+def calibrated(contract: Contract, figures: Mapping[str, float]) -> Contract:
+    """Put what a selection split has calibrated into a contract, which stays as it is where there was none."""
+    return contract.replace(**{name: figures[name] for name in _CALIBRATION if name in figures})
+
+
+def scores(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of a checkpoint that are no part of its contract."""
+    return {name: value for name, value in figures.items() if name not in _CALIBRATION}

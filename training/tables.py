@@ -16,6 +16,7 @@ def report_lines(report: ClassificationReport, *, test_time_flip: bool = False) 
         f"mean class accuracy {100 * report.mean_class_accuracy:.2f}",
         f"macro F1 {100 * report.macro_f1:.2f}",
         f"expected calibration error {100 * report.ece:.2f}",
+        *_asserted_lines(report),
         *(["test-time flip: on"] if test_time_flip else []),
         "",
         f"{'class':12}{'n':>6}{'recall':>9}{'precision':>11}{'F1':>8}",
@@ -30,6 +31,15 @@ def report_lines(report: ClassificationReport, *, test_time_flip: bool = False) 
         f"{label:12}" + "".join(f"{count:>8}" for count in report.confusion[k]) for k, label in enumerate(report.labels)
     ]
     return lines
+
+
+def _asserted_lines(report: ClassificationReport) -> list[str]:
+    """Return what is asserted, where there is a threshold."""
+    told = report.asserted
+    if not told.uncertain_below:
+        return []
+    precision = "" if told.precision is None else f", of these right {100 * told.precision:.2f}"
+    return [f"asserted {100 * told.share:.2f}{precision} (uncertain below {told.uncertain_below:g})"]
 
 
 def group_lines(column: str, groups: Mapping[str, ClassificationReport]) -> list[str]:

@@ -16,6 +16,7 @@ from fer_app.cli.options import (
     GpuMemoryOption,
     ModelOption,
     PrecisionOption,
+    UncertainBelowOption,
     refuse_unknown,
 )
 from fer_app.cli.predict import tell_device
@@ -83,6 +84,7 @@ def annotate(
     backend: BackendOption = "onnx",
     gpu_memory: GpuMemoryOption = None,
     cuda_graphs: CudaGraphsOption = False,
+    uncertain_below: UncertainBelowOption = None,
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
     ] = 40,
@@ -121,6 +123,7 @@ def annotate(
         blur=blur,
         min_face_px=min_face,
         max_faces=max_faces,
+        uncertain_below=uncertain_below,
         model_sha256=_sha256(model_file),
         backend=None if backend == ONNX else f"{backend} {precision}",
     )
@@ -137,6 +140,7 @@ def annotate(
         backend=backend,
         min_face_px=min_face,
         max_faces=max_faces,
+        uncertain_below=uncertain_below,
         gpu=gpu,
     )
     tell_device(recognizer, device)

@@ -127,6 +127,7 @@ def _start(job: Job, threads: int, asked: Any, frames: Any, faces: Any) -> None:
         backend=job.backend,
         min_face_px=settings.min_face_px,
         max_faces=settings.max_faces,
+        uncertain_below=settings.uncertain_below,
         threads=threads,
         gpu=job.gpu,
     )

@@ -37,6 +37,16 @@ PrecisionOption = Annotated[
         help="Arithmetic of the classifier: auto, fp32, fp16, bf16 or int8 (see `fer models`).",
     ),
 ]
+UncertainBelowOption = Annotated[
+    float | None,
+    typer.Option(
+        "--uncertain-below",
+        min=0,
+        max=1,
+        metavar="P",
+        help="Show labels less probable than P (0 to 1) as uncertain; 0 turns that off  [default: the model's own]",
+    ),
+]
 BackendOption = Annotated[
     str,
     typer.Option(

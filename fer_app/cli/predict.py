@@ -22,6 +22,7 @@ from fer_app.cli.options import (
     GpuMemoryOption,
     ModelOption,
     PrecisionOption,
+    UncertainBelowOption,
     refuse_unknown,
 )
 from fer_app.errors import FerError, InputError
@@ -66,6 +67,7 @@ def predict(
     backend: BackendOption = "onnx",
     gpu_memory: GpuMemoryOption = None,
     cuda_graphs: CudaGraphsOption = False,
+    uncertain_below: UncertainBelowOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Faces classified at once.")] = 32,
     min_face: Annotated[
         int, typer.Option("--min-face", min=12, metavar="PX", help="Smallest face looked for, in pixels.")
@@ -100,6 +102,7 @@ def predict(
             max_faces=max_faces,
             detect=not no_detect,
             max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            uncertain_below=uncertain_below,
             gpu=GpuOptions(gpu_memory, cuda_graphs),
         )
         tell_device(recognizer, device)

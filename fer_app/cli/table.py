@@ -11,8 +11,8 @@ _GAP = "  "
 _NO_FACE = "no face"
 _READABLE_NAME = 20
 _SHORTEST_NAME = 12
-# The column `face`, the gaps between the columns, and the longest flags that are common.
-_NUMBER_GAPS_AND_FLAGS = 4 + 4 * len(_GAP) + 12
+# The column `face`, the gaps between the columns, and the longest remarks that are common.
+_NUMBER_GAPS_AND_REMARKS = 4 + 4 * len(_GAP) + 12
 
 
 class Table:
@@ -42,16 +42,17 @@ class Table:
             self._row(faces.source, "-", _NO_FACE, "", [], "")
         for i in range(len(faces)):
             probs = faces.probs[i]
-            # A stable sort of the negated values: of equal ones the first label wins, as it does in `Faces.label`.
-            first, second = (-probs).argsort(kind="stable")[:2].tolist()
-            doubt = "?" if faces.uncertain[i] else ""
+            first, second = faces.candidates(i)
+            doubt, remarks = ("?", ["uncertain"]) if faces.uncertain[i] else ("", [])
+            width = self._label_width + 1
             self._row(
                 faces.source,
                 str(i + 1),
-                f"{faces.labels[first] + doubt:<{self._label_width + 1}} {_percent(probs[first])}",
-                f"{faces.labels[second]:<{self._label_width}} {_percent(probs[second])}",
+                f"{faces.labels[first] + doubt:<{width}} {_percent(probs[first])}",
+                # Never more than 50 %: two digits.
+                f"{faces.labels[second] + doubt:<{width}} {_percent(probs[second]).lstrip():>3}",
                 [_percent(p).rstrip("%") for p in probs],
-                " ".join(faces.quality[i]),
+                " ".join([*remarks, *faces.quality[i]]),
             )
 
     def _write_header(self, labels: tuple[str, ...]) -> None:
@@ -59,15 +60,15 @@ class Table:
         self._label_width = max(len(label) for label in labels)
         self._short = _shortened(labels)
         if self._width is not None:
-            fixed = 2 * (self._label_width + 6) + _NUMBER_GAPS_AND_FLAGS
+            fixed = 2 * (self._label_width + 6) + _NUMBER_GAPS_AND_REMARKS
             probs = sum(max(3, len(short)) + 1 for short in self._short) + 1
             # Long names give way first, then the columns of all expressions.
             if min(self._name_width, _READABLE_NAME) + fixed + probs > self._width:
                 self._short, probs = (), 0
             self._name_width = min(self._name_width, max(_SHORTEST_NAME, self._width - fixed - probs))
-        self._row("picture", "face", "expression", "second", list(self._short), "quality")
+        self._row("picture", "face", "expression", "second", list(self._short), "remarks")
 
-    def _row(self, name: str, number: str, first: str, second: str, probs: list[str], quality: str) -> None:
+    def _row(self, name: str, number: str, first: str, second: str, probs: list[str], remarks: str) -> None:
         columns = [
             _fit(name, self._name_width),
             f"{number:>4}",
@@ -77,7 +78,7 @@ class Table:
         if self._short:
             values = probs or [""] * len(self._short)
             columns.append(" ".join(f"{v:>{max(3, len(s))}}" for v, s in zip(values, self._short, strict=True)))
-        columns.append(quality)
+        columns.append(remarks)
         self._stream.write(_GAP.join(columns).rstrip() + "\n")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fer_app.cli.options import DeviceOption, refuse_unknown
+from fer_app.cli.options import DeviceOption, UncertainBelowOption, refuse_unknown
 
 
 def ui(
@@ -15,6 +15,7 @@ def ui(
         typer.Option("--model", "-m", metavar="NAME|PATH", help="A model that is offered; may be given several times."),
     ] = None,
     device: DeviceOption = "auto",
+    uncertain_below: UncertainBelowOption = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Listen here; 0.0.0.0 lets the network in.")
     ] = "127.0.0.1",
@@ -48,6 +49,7 @@ def ui(
     settings = UiSettings(
         models=tuple(model or ["default"]),
         device=device,
+        uncertain_below=uncertain_below,
         host=host,
         port=port,
         login=Login.read(auth) if auth else None,

@@ -10,7 +10,7 @@ from fer_app.errors import FerError
 from fer_app.image_io import write_image
 from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
-from fer_app.ui.html import escaped, file_url, named, problem
+from fer_app.ui.html import escaped, file_url, named, problem, said_of
 
 MOST_COMPARED = 200
 """So many pictures are compared at once."""
@@ -58,7 +58,7 @@ def _agreement(pairs: Sequence[tuple[Faces, Faces]], names: Sequence[str]) -> st
         return '<p class="fer-hint">No face was found.</p>' if pairs else ""
     rows = "".join(
         f'<tr><th scope="row">{escaped(Path(a.source).name)}</th><td>{i + 1}</td>'
-        f"<td>{escaped(_said(a, i))}</td><td>{escaped(_said(b, i))}</td>"
+        f"<td>{escaped(said_of(a, i))}</td><td>{escaped(said_of(b, i))}</td>"
         f"<td>{'same' if a.label(i) == b.label(i) else '<strong>differs</strong>'}</td></tr>"
         for a, b in pairs
         for i in range(len(a))
@@ -70,16 +70,12 @@ def _agreement(pairs: Sequence[tuple[Faces, Faces]], names: Sequence[str]) -> st
     )
 
 
-def _said(faces: Faces, i: int) -> str:
-    return f"{faces.label(i)} {100 * faces.probs[i].max():.0f} %{'?' if faces.uncertain[i] else ''}"
-
-
 def _side_by_side(one: Prediction, other: Faces, names: Sequence[str], folder: Path, number: int) -> str:
     figures = ""
     for k, (name, faces) in enumerate(zip(names, (one.faces, other), strict=True)):
         path = folder / f"{number}-{k}.jpg"
         write_image(path, draw_faces(one.image, faces))
-        said = "; ".join(_said(faces, i) for i in range(len(faces))) or "no face"
+        said = "; ".join(said_of(faces, i) for i in range(len(faces))) or "no face"
         alt = escaped(f"{Path(faces.source).name} by {name}: {said}")
         figures += (
             f'<figure><img src="{file_url(path)}" width="{faces.width}" height="{faces.height}" loading="lazy" '

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fer_app.annotate import label_colour
+from fer_app.results import Faces
 
 
 def escaped(text: object) -> str:
@@ -45,6 +46,17 @@ def css_colour(label: str, index: int) -> str:
         index: its place among the model's.
     """
     return "#{:02x}{:02x}{:02x}".format(*label_colour(label, index))
+
+
+def said_of(faces: Faces, index: int) -> str:
+    """Say the expression of a face; where it is uncertain, both candidates.
+
+    Args:
+        faces: of a picture.
+        index: the face's 0-based number in it.
+    """
+    first, second = (f"{faces.labels[k]} {100 * faces.probs[index, k]:.0f} %" for k in faces.candidates(index))
+    return f"uncertain, {first} or {second}" if faces.uncertain[index] else first
 
 
 def bars(probs: Mapping[str, float], caption: str) -> str:

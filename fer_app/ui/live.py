@@ -69,7 +69,7 @@ class LiveFaces:
         (found,) = self._finder.find([frame])
         (faces,) = self._recognizer.classify([image], [found.detections], ["webcam"])
         probs = self._smoother.update(found.track_ids, faces.probs, time_s)
-        uncertain_below = self._recognizer.classifier.contract.uncertain_below
+        uncertain_below = self._recognizer.contract.uncertain_below
         boxes = faces.detections.boxes.tolist()
         rows = [
             {

@@ -24,19 +24,22 @@ class ModelShelf:
         names: of the classifiers, in the order in which they are offered.
     """
 
-    def __init__(self, models: Sequence[str], *, device: str, max_pixels: int) -> None:
+    def __init__(
+        self, models: Sequence[str], *, device: str, max_pixels: int, uncertain_below: float | None = None
+    ) -> None:
         """Find the files; the first classifier is loaded, so that what is wrong shows at once.
 
         Args:
             models: names or paths; `default` also offers all others that are bundled.
             device: as `fer_app.session.open_session` takes it.
             max_pixels: a picture file with more is refused.
+            uncertain_below: less probable labels are uncertain; None for each model's own threshold.
 
         Raises:
-            InputError: two of them have the same name.
+            InputError: two of them have the same name, or the threshold is none.
             ModelError: one is not found or damaged.
         """
-        self._device, self._max_pixels = device, max_pixels
+        self._device, self._max_pixels, self._uncertain_below = device, max_pixels, uncertain_below
         self._files: dict[str, Path] = {}
         self._entries: dict[str, ModelEntry] = {}
         for model in models:
@@ -89,6 +92,7 @@ class ModelShelf:
                     min_face_px=min_face_px,
                     max_faces=max_faces,
                     max_pixels=self._max_pixels,
+                    uncertain_below=self._uncertain_below,
                 )
             return self._recognizers[key]
 
@@ -111,7 +115,7 @@ class ModelShelf:
             InputError: no such name.
             ModelError: the file cannot be used.
         """
-        contract = self.recognizer(name).classifier.contract
+        contract = self.recognizer(name).contract
         entry = self._entries.get(name)
         metrics = dict(contract.metrics) or (dict(entry.metrics) if entry else {})
         accuracy = [
@@ -124,6 +128,7 @@ class ModelShelf:
             "Licence": contract.license or (entry.license if entry else ""),
             "Trained on": entry.training_data if entry else "",
             "Date": entry.date if entry else "",
+            "Uncertain": f"labels below {contract.uncertain_below:.1%}" if contract.uncertain_below else "never",
             "Labels": ", ".join(contract.labels),
             "Input": f"{contract.img_size} x {contract.img_size} px, {contract.color_mode}, {contract.precision}",
             "File": f"{self._files[name].name}, {self._files[name].stat().st_size / 1e6:.1f} MB",

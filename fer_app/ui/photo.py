@@ -24,7 +24,7 @@ from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink
 from fer_app.ui.heat import heat_picture, speaking_for
-from fer_app.ui.html import bars, download, escaped, file_url, named, problem
+from fer_app.ui.html import bars, download, escaped, file_url, named, problem, said_of
 
 MOST_PICTURES = 32
 """So many pictures are read at once."""
@@ -84,8 +84,7 @@ def _renamed(faces: Faces) -> Faces:
 
 
 def _title(faces: Faces, i: int) -> str:
-    doubt = ", uncertain" if faces.uncertain[i] else ""
-    return f"Face {i + 1}: {faces.label(i)} {100 * faces.probs[i].max():.0f} %{doubt}"
+    return f"Face {i + 1}: {said_of(faces, i)}"
 
 
 def _count(faces: Faces) -> str:
@@ -167,7 +166,7 @@ def _tables(read: Sequence[Faces], folder: Path) -> str:
 def _evidence(prediction: Prediction, recognizer: Recognizer) -> list[str]:
     """Show each face as the network got it and, where the network tells, which patches spoke for its label."""
     classifier, faces = recognizer.classifier, prediction.faces
-    contract = classifier.contract
+    contract = recognizer.contract
     crops = align_faces(prediction.image, faces.detections.landmarks, img_size=contract.img_size, crop=contract.crop)
     seen = seen_pixels(to_input(crops, contract), contract)
     shown = [

@@ -43,7 +43,12 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
         ModelError: a classifier cannot be used.
     """
     with UploadFolder() as uploads:
-        shelf = ModelShelf(settings.models, device=settings.device, max_pixels=settings.max_pixels)
+        shelf = ModelShelf(
+            settings.models,
+            device=settings.device,
+            max_pixels=settings.max_pixels,
+            uncertain_below=settings.uncertain_below,
+        )
         _quiet_gradio(uploads)
         import gradio as gr
 

@@ -19,6 +19,7 @@ class UiSettings:
     Attributes:
         models: names or paths of the classifiers, the first one chosen at first.
         device: as `fer_app.session.open_session` takes it.
+        uncertain_below: less probable labels are uncertain; None for each model's own threshold.
         host: the address to listen on.
         port: 0 takes any free one.
         login: user and password that everybody needs; None lets in whoever reaches the address.
@@ -31,6 +32,7 @@ class UiSettings:
 
     models: tuple[str, ...] = ("default",)
     device: str = "auto"
+    uncertain_below: float | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     login: Login | None = None

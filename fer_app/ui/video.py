@@ -136,8 +136,7 @@ class VideoJob:
                 self._thread.join()
 
     def _run(self) -> None:
-        contract = self._recognizer.classifier.contract
-        timeline = ExpressionTimeline(contract.labels)
+        timeline = ExpressionTimeline(self._recognizer.contract.labels)
 
         def count(info: VideoInfo, faces: Faces) -> None:
             self.progress.add(info, faces)

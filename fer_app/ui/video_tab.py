@@ -91,6 +91,7 @@ def make_job(
             blur=blur,
             min_face_px=min_face_px,
             max_faces=largest,
+            uncertain_below=settings.uncertain_below,
             model_sha256=shelf.sha256(model),
         ),
         max_minutes=settings.max_video_minutes,

@@ -133,7 +133,7 @@ class WebcamDesk:
         if not isinstance(smooth_s, int | float):
             raise ValueError("smooth_s is a number of seconds")
         recognizer = self._shelf.recognizer(model)
-        labels = recognizer.classifier.contract.labels
+        labels = recognizer.contract.labels
         colours = [css_colour(label, i) for i, label in enumerate(labels)]
         live = LiveFaces(recognizer, detect_every=detect_every, smooth_s=smooth_s)
         return live, {"labels": list(labels), "colours": colours}

@@ -29,7 +29,7 @@ class SummaryPictures:
             paths: say which pictures are wanted.
             title: the heading.
             labels: the model's.
-            uncertain_below: the model's threshold.
+            uncertain_below: the recognizer's threshold.
             blur: make the faces unrecognisable.
             longest_s: a frame is shown until the next one, but no longer than that, seconds.
         """

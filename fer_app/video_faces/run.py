@@ -46,6 +46,7 @@ class Settings:
         blur: make faces unrecognisable.
         min_face_px: smallest face looked for, px.
         max_faces: only the largest so many faces of a frame; None for all.
+        uncertain_below: less probable labels are uncertain; None for the model's own threshold.
         model_sha256: of the classifier's file.
         backend: what computes the classifier and in which arithmetic, where that is not ONNX Runtime.
     """
@@ -58,6 +59,7 @@ class Settings:
     blur: bool = False
     min_face_px: float = 40
     max_faces: int | None = None
+    uncertain_below: float | None = None
     model_sha256: str = ""
     backend: str | None = None
 
@@ -112,7 +114,7 @@ def annotate_video(
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
         paths.summary.unlink(missing_ok=True)
         finder = finder or choose_finder(recognizer, settings.search_every)
-        contract = recognizer.classifier.contract
+        contract = recognizer.contract
         pictures = SummaryPictures(
             paths,
             video.title,
@@ -165,7 +167,7 @@ class _Run:
             batches = pipeline.thread(in_batches(frames, stop, self.source.batch_frames))
             found = pipeline.thread(find_faces(batches, self.finder))
             read = pipeline.thread(classify_faces(found, self.recognizer, self.source.name, settings.smooth_s))
-            uncertain_below = self.recognizer.classifier.contract.uncertain_below
+            uncertain_below = self.recognizer.contract.uncertain_below
             drawn: Iterator[list[DrawnFaces]] = (
                 without_pictures(read)
                 if writer is None

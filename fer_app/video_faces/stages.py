@@ -127,7 +127,7 @@ def draw_pictures(
 
     Args:
         batches: frames with their faces.
-        uncertain_below: the model's threshold.
+        uncertain_below: the recognizer's threshold.
         blur: make the faces unrecognisable first.
     """
     steady = SteadyLooks()

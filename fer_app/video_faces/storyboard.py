@@ -45,8 +45,8 @@ class Moment(NamedTuple):
 class Storyboard:
     """Takes a video frame by frame and keeps the best few moments of each expression.
 
-    A face counts for its most probable expression, if the smoothed and the raw probabilities agree on it, the model
-    is certain of it, and it has half the probability or more. Faces without a quality flag come first, then the most
+    A face counts for its most probable expression, if the smoothed and the raw probabilities agree on it, neither
+    is uncertain, and it has half the probability or more. Faces without a quality flag come first, then the most
     probable ones by whole per cent, then those that the detector is surest of. The best moment of an expression is
     always held; among the others, one is given up for a better one of the same person within `APART_S`.
     """
@@ -56,7 +56,7 @@ class Storyboard:
 
         Args:
             labels: the model's.
-            uncertain_below: the model's threshold.
+            uncertain_below: the recognizer's threshold.
             blur: make the faces unrecognisable in what is kept.
         """
         self._least_prob, self._blur = max(uncertain_below, _LEAST_PROB), blur

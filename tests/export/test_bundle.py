@@ -11,7 +11,7 @@ from fer_app.errors import ExportError
 from tests.export.test_onnx_export import write_checkpoint
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
-from training.evaluation import evaluate, file_sha256, open_classifier
+from training.evaluation import evaluate, file_sha256, fitting_threshold, open_classifier
 
 OLD = """# A comment that stays.
 
@@ -65,17 +65,31 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert entry["metrics"]["ferplus_valid_accuracy"] == pytest.approx(report.accuracy, abs=1e-5)
     assert served.contract.metrics == entry["metrics"]
     assert open_classifier(weights).contract == served.contract
+    threshold = fitting_threshold(open_classifier(weights), load_ferplus(mini_ferplus, "dev"))
+    assert served.contract.uncertain_below == threshold > 0
     assert weights.stat().st_size < 0.6 * checkpoint.stat().st_size  # 16 bits
     card = (tree / "docs/models/mine.md").read_text(encoding="utf-8")
     assert f"**{100 * report.accuracy:.2f} %**" in card
     assert file_sha256(onnx_file) in card
     assert "old figures" not in card
+    assert f"uncertain below {threshold:g}: {100 * report.asserted.share:.2f} % of faces asserted" in card
     assert card.startswith("# mine\n")
     assert card.endswith("the end\n")
     assert (tree / "docs/images/mine-confusion.png").is_file()
 
     export_onnx(weights, tree / "again.onnx")  # the repository holds what the served file is made from
     assert file_sha256(tree / "again.onnx") == entry["sha256"]
+
+
+def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"split": "train"}}
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=False)
+    contract = open_classifier(tree / "fer_app/weights/mine.onnx").contract
+    assert contract.uncertain_below == 0.0
+    assert "ferplus_valid_asserted_share" not in contract.metrics
+    assert "uncertain: nothing" in (tree / "docs/models/mine.md").read_text(encoding="utf-8")
 
 
 def test_manifest_keeps_the_rest_and_has_one_default(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:

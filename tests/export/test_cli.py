@@ -121,7 +121,7 @@ def test_a_file_that_lost_too_much_is_not_written_nor_are_the_others(
     def worse(classifier, faces):
         report = evaluate(classifier, faces)
         if classifier.contract.precision == "fp16":
-            report = Worse(report.labels, report.confusion, report.ece)
+            report = Worse(report.labels, report.confusion, report.ece, report.asserted)
         scored.append(classifier.contract.precision)
         return report
 

@@ -9,14 +9,16 @@ import onnx
 import pytest
 
 from export.precision import to_dynamic_int8, to_fp16, to_static_int8, write_contract
+from export.threshold import own_threshold
 from export.variants import Faces, Variant, export_variants
 from fer_app.classifier import OnnxClassifier
 from fer_app.errors import ExportError, ParityError
+from fer_app.model_choice import choose_model
 from tests.export.test_onnx_export import CONV, write_checkpoint
 from tests.training.miniature import write_mini_ferplus
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
-from training.evaluation import evaluate, open_classifier
+from training.evaluation import evaluate, fitting_threshold, open_classifier
 from training.recipe_files import load_recipe
 from training.report import Report
 from training.stages import run_recipe
@@ -62,7 +64,32 @@ def test_files_are_smaller_and_say_what_they_are(made: list[Variant]) -> None:
         served = OnnxClassifier(variant.path, device="cpu")
         assert served.contract == variant.contract
         assert served.contract.precision == variant.precision
-        assert served.contract.replace(precision="fp32", metrics={}) == full.contract.replace(metrics={})
+        bare = {"precision": "fp32", "metrics": {}, "uncertain_below": 0.0}
+        assert served.contract.replace(**bare) == full.contract.replace(**bare)
+
+
+def test_eight_bits_are_uncertain_by_their_own_probabilities(trained, made: list[Variant]) -> None:
+    checkpoint, faces = trained
+    full, half, eighth = made
+    kept = open_classifier(checkpoint, device="cpu").contract.uncertain_below
+    assert full.contract.uncertain_below == half.contract.uncertain_below == kept > 0
+    served = OnnxClassifier(eighth.path, device="cpu")
+    assert served.contract.uncertain_below == fitting_threshold(served, faces.choice)
+    for variant in made:
+        assert variant.report is not None
+        told, metrics = variant.report.asserted, variant.contract.metrics
+        assert told.uncertain_below == variant.contract.uncertain_below
+        assert metrics["ferplus_valid_asserted_share"] == pytest.approx(told.share, abs=1e-5)
+        assert metrics.get("ferplus_valid_asserted_precision") == pytest.approx(told.precision, abs=1e-5)
+    assert choose_model(full.path.parent, precision="int8") == eighth.path  # files of one network still
+
+
+def test_a_threshold_that_was_not_chosen_is_not_chosen_for_eight_bits(trained, made: list[Variant]) -> None:
+    _, faces = trained
+    served = OnnxClassifier(made[2].path, device="cpu")
+    trained_on_all = served.contract.replace(uncertain_below=0.0)
+    assert own_threshold(trained_on_all, served, faces.choice) == trained_on_all
+    assert own_threshold(served.contract, served, None) == served.contract
 
 
 def test_inputs_and_outputs_stay_float32_and_the_batch_free(made: list[Variant]) -> None:

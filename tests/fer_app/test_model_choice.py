@@ -123,6 +123,9 @@ def test_a_folder_with_files_of_one_network(tmp_path: Path, tiny_model: Path) ->
     other = as_precision(tiny_model, tmp_path / "model.int8.onnx", "int8")
     assert choose_model(tmp_path, device="cpu") == full  # nothing says that it is as good
     assert choose_model(tmp_path, precision="int8", device="cpu") == other
+    other.write_bytes(other.read_bytes().replace(b'"uncertain_below": 0.5', b'"uncertain_below": 0.4'))
+    assert Recognizer(other, device="cpu", detect=False).classifier.contract.uncertain_below == 0.4
+    assert choose_model(tmp_path, precision="int8", device="cpu") == other  # its own probabilities, its own threshold
     shutil.copy(full, tmp_path / "twice.onnx")
     with pytest.raises(ModelError, match=r"different networks \(model\.int8\.onnx, model\.onnx, twice\.onnx\)"):
         choose_model(tmp_path)

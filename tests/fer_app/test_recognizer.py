@@ -161,6 +161,18 @@ def test_uncertain_faces(reader):
     assert reader.predict(plain((128, 128, 128))).uncertain.tolist() == [True]
 
 
+def test_another_threshold_than_the_models(tiny_model):
+    grey, red = plain((128, 128, 128)), plain((200, 60, 60))
+    for below, expected in ((None, [True, False]), (0.0, [False, False]), (1.0, [True, True])):
+        asked = Recognizer(tiny_model, device="cpu", detect=False, uncertain_below=below)
+        assert [bool(faces.uncertain[0]) for faces in asked.predict([grey, red])] == expected
+        assert asked.contract.uncertain_below == (0.5 if below is None else below)
+        assert asked.classifier.contract.uncertain_below == 0.5  # as the file has it
+    for below in (-0.1, 1.01, float("nan")):
+        with pytest.raises(InputError, match=r"uncertain_below is .*, must be 0 to 1"):
+            Recognizer(tiny_model, device="cpu", uncertain_below=below)
+
+
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
 def test_lists(reader, count):
     pictures = [plain((60 * i % 256, 30, 90), 16 + i, 20) for i in range(count)]

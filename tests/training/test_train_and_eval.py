@@ -25,10 +25,11 @@ from tests.training.miniature import write_mini_ferplus, write_mini_photos
 from training.checkpoint import load_checkpoint
 from training.cli import evaluate, train
 from training.data.ferplus import load_ferplus
-from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier
+from training.evaluation import TorchClassifier, crops_of, file_sha256, load_classifier, open_classifier, predict
 from training.evaluation import evaluate as score
 from training.recipe_files import load_recipe
 from training.run_lock import locked
+from training.uncertainty import choose_threshold
 
 runner = CliRunner()
 app = Typer()
@@ -75,6 +76,16 @@ def test_checkpoint_describes_itself(trained: tuple[Path, Path, str]) -> None:
     assert info.recipe["name"] == "debug"
     assert info.counters["epochs"] <= 30
     assert 0 <= info.metrics["dev_accuracy"] <= 1
+
+
+def test_checkpoint_says_what_it_asserts(trained: tuple[Path, Path, str]) -> None:
+    data, run, _ = trained
+    classifier = open_classifier(run / "finetune" / "best.safetensors")
+    dev = predict(classifier, load_ferplus(data, "dev"))
+    assert 0 < classifier.contract.uncertain_below == choose_threshold(dev.probs, dev.targets)
+    _, info = load_classifier(run / "finetune" / "best.safetensors")
+    assert info.metrics["dev_asserted_share"] == dev.report().asserted.share
+    assert not {"temperature", "uncertain_below"} & info.metrics.keys()
 
 
 def test_pretraining_leaves_an_encoder_that_is_no_classifier(trained: tuple[Path, Path, str]) -> None:
@@ -174,6 +185,9 @@ def test_eval_prints_the_public_line_and_json(trained: tuple[Path, Path, str], t
     figures = json.loads(result.stdout)
     assert {"accuracy", "mean_class_accuracy", "macro_f1", "ece", "n", "per_class", "confusion"} <= figures.keys()
     assert figures["model_sha256"] == file_sha256(model)
+    assert figures["uncertain_below"] == open_classifier(model).contract.uncertain_below > 0
+    told = f"asserted {100 * figures['asserted_share']:.2f}, of these right {100 * figures['asserted_precision']:.2f} "
+    assert told in table.stdout
     assert figures["n"] == len(load_ferplus(data, "valid"))
     assert table.stdout.splitlines()[0] == f"accuracy {100 * figures['accuracy']:.2f} (n = {figures['n']})"
 
@@ -292,7 +306,7 @@ def test_nothing_is_selected_on_faces_that_are_trained_on(mini_ferplus: Path, tm
     assert info.counters["epochs"] == 3
     assert info.metrics == {}
     assert info.contract is not None
-    assert info.contract.temperature == 1.0
+    assert (info.contract.temperature, info.contract.uncertain_below) == (1.0, 0.0)
     assert "dev_accuracy" not in result.stderr
 
 

@@ -179,6 +179,12 @@
     drawHistory(mine, now);
   }
 
+  // The two most probable labels, as in drawn pictures.
+  function candidates(mine, face) {
+    const order = mine.labels.map((_, index) => index).sort((a, b) => face.probs[b] - face.probs[a]);
+    return order.slice(0, 2).map((index) => `${mine.labels[index]}?`).join(" / ");
+  }
+
   function drawFace(pen, face, mine, mirrorWidth, size) {
     const [x0, y0, x1, y1] = face.box;
     const left = mirrorWidth ? mirrorWidth - x1 : x0;
@@ -190,14 +196,15 @@
     pen.lineWidth = 3;
     pen.strokeStyle = colour;
     pen.strokeRect(left, y0, x1 - x0, y1 - y0);
-    const text = face.uncertain ? `#${face.track} ${face.label}?` : `#${face.track} ${face.label} ${Math.round(100 * face.probs[top])}%`;
+    const text = `#${face.track} ${face.uncertain ? candidates(mine, face) : `${face.label} ${Math.round(100 * face.probs[top])}%`}`;
     const width = pen.measureText(text).width + 12;
+    const x = Math.max(0, Math.min(left, pen.canvas.width - width)); // two labels are wide
     const y = Math.max(0, y0 - size - 10);
     pen.fillStyle = "rgba(0, 0, 0, 0.75)";
-    pen.fillRect(left, y, width, size + 8);
+    pen.fillRect(x, y, width, size + 8);
     pen.fillStyle = "#fff";
     pen.textBaseline = "top";
-    pen.fillText(text, left + 6, y + 5);
+    pen.fillText(text, x + 6, y + 5);
   }
 
   function makeBars(mine) {
@@ -222,7 +229,7 @@
   }
 
   function showLargest(mine, face) {
-    const name = face ? `${face.label}${face.uncertain ? "?" : ""}` : "No face";
+    const name = !face ? "No face" : face.uncertain ? candidates(mine, face) : face.label;
     const label = find("fer-live-label");
     if (label.textContent !== name) label.textContent = name;
     [...find("fer-live-bars").tBodies[0].rows].forEach((row, index) => {

@@ -88,6 +88,20 @@ def test_resume_leaves_out_what_is_complete_and_makes_the_rest_again(annotate, c
     assert (out / "good.mp4").exists()
 
 
+def test_a_threshold_of_ones_own(annotate, clips, tmp_path):
+    good, _, empty = clips
+    for below, expected in (("1", "true"), ("0", "false")):
+        asked = ("--no-video", "--uncertain-below", below)
+        annotate(good, empty, *asked, "--jobs", "2", "--overwrite")
+        assert {row["uncertain"] for row in rows(tmp_path / "out" / "good.csv")} == {expected}
+        summary = json.loads((tmp_path / "out" / "good.json").read_text())
+        assert summary["settings"]["uncertain_below"] == float(below)
+        annotate(good, *asked, "--resume")
+        assert "another uncertain_below" in annotate(good, "--no-video", "--resume", status=1).stderr
+    annotate(good, "--no-video", "--uncertain-below", "1", "--overwrite")
+    assert {row["uncertain"] for row in rows(tmp_path / "out" / "good.csv")} == {"true"}
+
+
 def test_resume_with_other_settings_is_refused(annotate, clips):
     good, *_ = clips
     annotate(good, "--no-video")

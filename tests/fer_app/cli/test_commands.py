@@ -70,6 +70,9 @@ def test_no_arguments_show_the_help():
         ["predict", "x.jpg", "--batch-size", "0"],
         ["predict", "x.jpg", "--min-face", "3"],
         ["predict", "x.jpg", "--gpu-memory", "0"],
+        ["predict", "x.jpg", "--uncertain-below", "1.5"],
+        ["annotate", "x.mp4", "--uncertain-below", "-0.1"],
+        ["ui", "--uncertain-below", "84"],
         ["doctor", "--device", "gpu"],
     ],
     ids=" ".join,
@@ -84,6 +87,21 @@ def test_table(predict, astronaut_path):
     assert row.split()[0] == str(astronaut_path)
     assert row.split()[1] == "1"
     assert row.count("%") == 2
+
+
+def test_a_threshold_of_ones_own(predict, astronaut_path):
+    told = {}
+    for below in ("0", "1"):
+        asked = ("--uncertain-below", below)
+        row = predict(astronaut_path, *asked).stdout.splitlines()[1]
+        record = json.loads(predict(astronaut_path, *asked, "--format", "jsonl").stdout)
+        first, second = sorted(record["probs"], key=record["probs"].get, reverse=True)[:2]
+        told[below] = record
+        assert record["label"] == first
+        assert record["uncertain"] == (below == "1") == row.endswith("uncertain")
+        assert (f"{first}? " in row and f"{second}? " in row) == (below == "1")
+    assert told["0"] | {"uncertain": True} == told["1"]
+    predict(astronaut_path, "--uncertain-below", "nan", status=2)
 
 
 def test_a_folder_of_everything(predict, folder):

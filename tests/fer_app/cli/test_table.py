@@ -25,6 +25,7 @@ def faces(source: str, *rows: list[float], uncertain: bool = False, quality: tup
 
 
 HAPPY = [0.04, 0.93, 0.01, 0.01, 0.0, 0.0, 0.0, 0.01]
+HALF = [0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
 SAD = [0.30, 0.02, 0.02, 0.34, 0.30, 0.0, 0.02, 0.0]
 
 
@@ -40,13 +41,15 @@ def test_the_whole_table():
     shown = text(
         faces("a.jpg", HAPPY),
         faces("holiday/b.jpg", HAPPY, SAD, uncertain=True, quality=("tiny", "dark")),
+        faces("b.jpg", HALF, uncertain=True),
         faces("c.jpg"),
     )
     assert shown == (
-        "picture        face  expression       second          neu hap sur sad ang dis fea con  quality\n"
+        "picture        face  expression       second          neu hap sur sad ang dis fea con  remarks\n"
         "a.jpg             1  happiness   93%  neutral     4%    4  93   1   1   0   0   0   1\n"
-        "holiday/b.jpg     1  happiness?  93%  neutral     4%    4  93   1   1   0   0   0   1  tiny dark\n"
-        "holiday/b.jpg     2  sadness?    34%  neutral    30%   30   2   2  34  30   0   2   0  tiny dark\n"
+        "holiday/b.jpg     1  happiness?  93%  neutral?    4%    4  93   1   1   0   0   0   1  uncertain tiny dark\n"
+        "holiday/b.jpg     2  sadness?    34%  neutral?   30%   30   2   2  34  30   0   2   0  uncertain tiny dark\n"
+        "b.jpg             1  neutral?    50%  contempt?  50%   50   0   0   0   0   0   0  50  uncertain\n"
         "c.jpg             -  no face\n"
     )
 

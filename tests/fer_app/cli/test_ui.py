@@ -36,7 +36,7 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
     assert seen == [UiSettings()]
     assert (seen[0].host, seen[0].share, seen[0].is_private, seen[0].login) == ("127.0.0.1", False, True, None)
     (tmp_path / "password").write_text("sesame")
-    words = f"--host 0.0.0.0 --port 81 -m a.onnx -m b.onnx --max-upload-mb 5 --max-pixels 6 --max-video-minutes 0.5 --max-viewers 2 --share --auth ali:{tmp_path / 'password'}"  # noqa: E501
+    words = f"--host 0.0.0.0 --port 81 -m a.onnx -m b.onnx --max-upload-mb 5 --max-pixels 6 --max-video-minutes 0.5 --max-viewers 2 --uncertain-below 0.7 --share --auth ali:{tmp_path / 'password'}"  # noqa: E501
     assert CliRunner().invoke(app, ["ui", *words.split()]).exit_code == 0
     settings = seen[1]
     assert (settings.models, settings.port, settings.share, settings.is_private) == (
@@ -51,6 +51,7 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
         0.5,
         2,
     )
+    assert settings.uncertain_below == 0.7
     assert settings.login is not None
     assert settings.login.password == "sesame"
 

@@ -38,6 +38,14 @@ def test_a_model_agrees_with_itself(recognizers, astronaut_path, tmp_path) -> No
     assert "The same label for 1 of 1 faces (100%)" in html
 
 
+def test_one_model_is_uncertain(tiny_model, recognizers, astronaut_path, tmp_path) -> None:
+    doubting = Recognizer(tiny_model, device="cpu", uncertain_below=1.0)
+    html = show_comparison([doubting, recognizers[1]], ["a", "b"], [str(astronaut_path)], tmp_path)
+    first, other = re.findall(r"<td>(.*?)</td>", html.partition("<tbody>")[2])[1:3]
+    assert re.fullmatch(r"uncertain, \w+ \d+ % or \w+ \d+ %", first)
+    assert "uncertain" not in other
+
+
 def test_nothing_nobody_and_no_picture(recognizers, tmp_path) -> None:
     assert "will be shown here" in show_comparison(recognizers, ["a", "b"], [], tmp_path)
     Image.new("L", (50, 50)).save(tmp_path / "wall.png")

@@ -45,6 +45,12 @@ def test_probabilities_are_smoothed_and_label_and_doubt_are_theirs(recognizer, a
         assert sum(face["probs"]) == pytest.approx(1, abs=1e-3)
 
 
+def test_doubt_is_by_the_recognizers_threshold(tiny_model, astronaut) -> None:
+    for below in (0.0, 1.0):
+        live = LiveFaces(Recognizer(tiny_model, device="cpu", uncertain_below=below))
+        assert live.read(jpeg(astronaut), 0)["faces"][0]["uncertain"] == (below == 1.0)
+
+
 def test_the_largest_face_comes_first(recognizer, astronaut) -> None:
     small = np.asarray(Image.fromarray(astronaut).resize((384, 384)))
     both = np.zeros((512, 896, 3), np.uint8)

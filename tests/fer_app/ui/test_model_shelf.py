@@ -51,6 +51,16 @@ def test_the_card_says_what_is_known(tiny_model) -> None:
     assert "anger" in offered.card("tiny")["Labels"]
 
 
+def test_all_have_the_threshold_that_was_asked_for(tiny_model) -> None:
+    assert shelf(tiny_model).card("tiny")["Uncertain"] == "labels below 50.0%"
+    doubting = ModelShelf(["default", str(tiny_model)], device="cpu", max_pixels=1_000_000, uncertain_below=0.845)
+    for name in doubting.names:
+        assert doubting.recognizer(name, max_faces=1).contract.uncertain_below == 0.845
+        assert doubting.card(name)["Uncertain"] == "labels below 84.5%"
+    never = ModelShelf([str(tiny_model)], device="cpu", max_pixels=1_000_000, uncertain_below=0.0)
+    assert never.card("tiny")["Uncertain"] == "never"
+
+
 def test_what_is_not_there(tiny_model, tmp_path) -> None:
     with pytest.raises(ModelNotFoundError):
         shelf("nothing.onnx")

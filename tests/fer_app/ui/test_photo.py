@@ -61,6 +61,20 @@ def test_several_pictures_are_a_gallery_of_which_one_is_shown(recognizer, astron
     ]
 
 
+def test_an_uncertain_face_has_two_candidates(tiny_model, astronaut_path, tmp_path) -> None:
+    doubting = Recognizer(tiny_model, device="cpu", uncertain_below=1.0)
+    faces = doubting.predict(astronaut_path)
+    first, second = np.sort(faces.probs[0])[::-1][:2]
+    labels = dict(zip(faces.probs[0].tolist(), faces.labels, strict=True))
+    said = f"uncertain, {labels[float(first)]} {100 * first:.0f} % or {labels[float(second)]} {100 * second:.0f} %"
+    html = show_photos(doubting, [str(astronaut_path)], tmp_path)
+    assert f"<h2>Face 1: {said}</h2>" in html
+    assert html.count(said) == 3  # the title, the box over the picture, and what the picture shows
+    assert json.loads((tmp_path / "faces.json").read_text())[0]["uncertain"] is True
+    sure = show_photos(Recognizer(tiny_model, device="cpu", uncertain_below=0.0), [str(astronaut_path)], tmp_path)
+    assert f"<h2>Face 1: {faces.label(0)} {100 * first:.0f} %</h2>" in sure
+
+
 def test_no_face_is_no_error(recognizer, tmp_path) -> None:
     Image.new("RGB", (200, 100), "gray").save(tmp_path / "wall.png")
     html = show_photos(recognizer, [str(tmp_path / "wall.png")], tmp_path)

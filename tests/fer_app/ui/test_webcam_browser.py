@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from tests.fer_app.ui.camera import film_portrait
-from tests.fer_app.ui.conftest import opened
+from tests.fer_app.ui.conftest import opened, serving
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,14 @@ def test_two_browsers_at_once(open_page, portrait_clip) -> None:
         for page in (one, other):
             wait_for_pictures(page, 5)
             assert page.locator("#fer-live-label").inner_text() == "happiness"
+
+
+def test_an_uncertain_face_has_two_candidates(chromium, portrait_clip) -> None:
+    with serving("--uncertain-below", "1") as address, opened(chromium(portrait_clip), address) as page:
+        start(page)
+        wait_for_pictures(page, 5)
+        said = page.locator("#fer-live-label").inner_text()
+        assert re.fullmatch(r"happiness\? / (neutral|surprise)\?", said)
 
 
 def test_who_has_logged_in_may_use_the_webcam(chromium, guarded, portrait_clip) -> None:

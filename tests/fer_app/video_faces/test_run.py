@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from tests.fer_app.video.conftest import make_clip
 
+from fer_app.annotate import draw_faces
 from fer_app.errors import ModelError, VideoOpenError
 from fer_app.recognizer import Recognizer
+from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoReader
-from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video, read_summary
+from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video, pictures, read_summary, stages
 from fer_app.video_faces.finders import EveryFrameFinder, FoundFaces
 from fer_app.video_faces.outputs import name_outputs
+from fer_app.video_faces.storyboard import Storyboard
 
 # Where the face can be seen.
 SEEN = [True] * 6 + [False] * 3 + [True] * 5
@@ -262,3 +265,30 @@ def test_names_are_distinct_and_never_a_source(tmp_path: Path) -> None:
     assert names(["a/clip.mp4", "b/clip.mov", "c/CLIP.avi", "d/other.mp4"]) == ["clip", "clip_2", "CLIP_3", "other"]
     assert names([str(tmp_path / "clip.mp4")]) == ["clip_2"]
     assert names([str(tmp_path / "clip.mkv")]) == ["clip"]
+
+
+def test_pictures_follow_the_recognizers_threshold(
+    tiny_model: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn is smoothed, and uncertain by the same threshold as the rows; so is the storyboard."""
+    drawn: list[bool] = []
+    chosen: list[float] = []
+
+    def draw(image: np.ndarray, faces: Faces, steady: object) -> np.ndarray:
+        drawn.extend(faces.uncertain.tolist())
+        return draw_faces(image, faces, steady)
+
+    def begin(labels: tuple[str, ...], uncertain_below: float, *, blur: bool) -> Storyboard:
+        chosen.append(uncertain_below)
+        return Storyboard(labels, uncertain_below, blur=blur)
+
+    monkeypatch.setattr(stages, "draw_faces", draw)
+    monkeypatch.setattr(pictures, "Storyboard", begin)
+    for below, uncertain in ((0.0, False), (1.0, True)):
+        drawn.clear()
+        paths = OutputPaths(clip.parent, f"out-{below}", Wanted(video=True, storyboard=True))
+        asked = Recognizer(tiny_model, device="cpu", uncertain_below=below)
+        annotate_video(asked, str(clip), paths, Settings(smooth_s=0.3, uncertain_below=below))
+        assert drawn == [uncertain] * sum(SEEN)
+        assert {row["uncertain"] for row in rows_of(paths) if row["face"]} == {str(uncertain).lower()}
+    assert chosen == [0.0, 1.0]
