@@ -118,8 +118,16 @@ def _pasted(image: UInt8, crop: UInt8, placement: Float64, size: int) -> UInt8:
         matrix[:, :2] *= around.shape[1] / smaller[0]
         around = cv2.resize(around, smaller, interpolation=cv2.INTER_AREA)
         alpha = np.asarray(cv2.resize(alpha, smaller, interpolation=cv2.INTER_AREA), np.float32)
+    middle = placement @ [side / 2, side / 2, 1]
+    reach = size * (0.5 + _FADE) * np.sqrt(2) + 2
+    x0, y0 = np.clip(middle - reach, 0, None).astype(int)
+    x1, y1 = np.minimum(middle + reach, (WIDTH, HEIGHT)).astype(int)
     # OpenCV counts from the centres of pixels.
-    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
-    drawn = cv2.warpAffine(around, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    weight = cv2.warpAffine(alpha, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)[..., None]
-    return np.asarray((drawn * weight + image * (1 - weight)).round().clip(0, 255), np.uint8)
+    matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5 - np.array([x0, y0])
+    place = (x1 - x0, y1 - y0)
+    drawn = cv2.warpAffine(around, matrix, place, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(alpha, matrix, place, flags=cv2.INTER_LINEAR)[..., None]
+    whole = image.copy()
+    under = whole[y0:y1, x0:x1]
+    under[...] = (drawn * weight + under * (1 - weight)).round().clip(0, 255)
+    return whole
