@@ -45,14 +45,13 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# A recipe that is done is passed over by --resume; one that was stopped goes on.
+# A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made.
 model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
 	@init=; for recipe in $(RECIPES); do \
 		run=$(RUNS)/$$recipe; \
-		$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $$run $${init:+--set init=$$init} \
-			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS) || exit; \
-		init=$$run/finetune/best.safetensors; \
+		init=$$($(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $$run $${init:+--set init=$$init} \
+			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS)) || exit; \
 	done; \
 	$(BIN)/python -m export.bundle $$init --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)

@@ -133,7 +133,7 @@ def bundle(
         _refuse_large([full, *others], role)
         info = dataclasses.replace(info, contract=full.contract)
         save_checkpoint(compact, weights, info, dtype=torch.float16)
-        measured = measure(name, runs, info.metrics["dev_accuracy"], [full, *others], faces.scored, bench_s=bench_s)
+        measured = measure(name, runs, info.metrics.get("dev_accuracy"), [full, *others], faces.scored, bench_s=bench_s)
         draw_pictures(measured, root / "docs" / "images")
         write_card(measured, card)
         shutil.copyfile(compact, kept / compact.name)

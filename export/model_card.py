@@ -36,7 +36,7 @@ class Measured:
     Attributes:
         name: of the model.
         runs: that trained it, oldest first.
-        dev_accuracy: a share, of the checkpoint that was chosen.
+        dev_accuracy: a share, of the checkpoint that it chose; None where the last epoch counts.
         files: the float32 one first.
         report: of that one, on FERPlus Valid.
         calibration: of that one.
@@ -48,7 +48,7 @@ class Measured:
 
     name: str
     runs: Sequence[Run]
-    dev_accuracy: float
+    dev_accuracy: float | None
     files: Sequence[Variant]
     report: ClassificationReport
     calibration: CalibrationBins
@@ -73,7 +73,7 @@ def marked(card: Path) -> str:
 def measure(
     name: str,
     runs: Sequence[Run],
-    dev_accuracy: float,
+    dev_accuracy: float | None,
     files: Sequence[Variant],
     faces: ImageSet,
     *,
@@ -84,7 +84,7 @@ def measure(
     Args:
         name: of the model.
         runs: that trained it.
-        dev_accuracy: of the checkpoint that was chosen, a share.
+        dev_accuracy: a share, of the checkpoint that it chose; None where the last epoch counts.
         files: the float32 one first.
         faces: FERPlus Valid.
         bench_s: seconds for the measurement of speed.
@@ -139,16 +139,23 @@ def write_card(made: Measured, card: Path) -> None:
     card.write_text("\n".join([text[:begin], *lines, "", text[end:]]), encoding="utf-8")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a Markdown table whose columns line up in plain text too; all columns but the first are on the right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> list[str]:
+    """Return a Markdown table whose columns line up in plain text too.
+
+    Args:
+        header: a name for each column.
+        rows: as long as the header.
+        words: so many columns, from the left, are words; the others are numbers, and on the right.
+    """
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     lines = []
     for row in cells:
-        words = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(words)} |")
-    rule = [f"{'-' * widths[0]}-", *(f"{'-' * width}:" for width in widths[1:])]
-    return [lines[0], f"|-{'|-'.join(rule)}|", *lines[1:]]
+        pairs = enumerate(zip(row, widths, strict=True))
+        fitted = [cell.ljust(width) if k < words else cell.rjust(width) for k, (cell, width) in pairs]
+        lines.append(f"| {' | '.join(fitted)} |")
+    rule = "|".join("-" * (width + 1) + ("-" if k < words else ":") for k, width in enumerate(widths))
+    return [lines[0], f"|{rule}|", *lines[1:]]
 
 
 def _picture(made: Measured, alt: str, number: int) -> list[str]:
@@ -160,12 +167,14 @@ def _figures(made: Measured) -> Iterator[str]:
     yield "## How good it is"
     yield ""
     yield "- Scored on: FERPlus `label.csv`, Valid, majority, 8 classes; the data set's own 48 x 48 crop, no detector,"
-    yield f"  no test-time tricks; n = {report.n}. Valid chose nothing: epoch, temperature and the kind of 8 bits were"
-    yield "  chosen on `dev`, a tenth of Train."
+    yield f"  no test-time tricks; n = {report.n}. Valid chose nothing."
     interval = " to ".join(map(_percent, report.accuracy_ci95))
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
-    yield f"- Chosen by: accuracy on `dev`, {_percent(made.dev_accuracy)} %, after every epoch."
-    yield f"- Temperature, fitted on `dev`: {full.contract.temperature:.3f}."
+    if made.dev_accuracy is None:
+        yield "- Chosen by: nothing; it is the last epoch's."
+    else:
+        yield f"- Chosen by: accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %), after every epoch."
+    yield f"- Temperature: {full.contract.temperature:.3f}."
     for file in made.files:
         yield from _uncertainty(file)
     yield ""
@@ -293,10 +302,10 @@ def _speed(made: Measured) -> Iterator[str]:
 def _failures(made: Measured) -> Iterator[str]:
     yield "## One portrait, spoilt"
     yield ""
-    yield "What `fer predict` says of the portrait that comes with the package (NASA's, of Eileen Collins), spoilt; in"
-    yield f"{made.asked.precision}:"
+    yield f"What `fer predict` says, in {made.asked.precision}, of the portrait that comes with the package (NASA's, of"
+    yield "Eileen Collins) when it is spoilt:"
     yield ""
-    yield from table(("picture", "answer"), ((answer.change, answer.words) for answer in made.answers))
+    yield from table(("picture", "answer"), ((answer.change, answer.words) for answer in made.answers), words=2)
     yield from _picture(made, "a portrait, spoilt in several ways, and the answers", 2)
 
 
@@ -307,8 +316,8 @@ def _training(made: Measured) -> Iterator[str]:
         stage = run.recipe[run.recipe["stages"][-1]]
         faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
         yield f"- `{run.name}`: {faces}, seed {run.recipe['seed']}; {run.epochs} epochs, {run.counters['steps']} steps,"
-        yield f"  {run.seconds / 3600:.2f} hours. Machine: {run.done.get('machine', 'not recorded')}."
-        yield f"  Program: {run.done.get('program', 'not recorded')}."
+        machine, program = (run.done.get(key, "not recorded") for key in ("machine", "program"))
+        yield f"  {run.seconds / 3600:.2f} hours. Machine: {machine}. Program: {program}."
     yield ""
     yield "```sh"
     for run in made.runs:
