@@ -5,15 +5,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check lint types format clean
+# The bundled model: its recipes in their order, each starting from what the one before it made.
+MODEL := mimic_hybrid_ferplus
+ROLE := fast
+RECIPES := mimic_hybrid_ferplus
+RUNS ?= runs/$(MODEL)
+
+.PHONY: help demo test check lint types format model clean
 
 help:
 	@echo 'make demo    install into $(VENV) (no deep-learning framework) and read the face in examples/astronaut.jpg'
 	@echo 'make test    install everything, training included, and run all tests'
 	@echo 'make check   formatting, linter, types and all tests'
 	@echo 'make format  let ruff format the code and mend what it can'
+	@echo 'make model DATA=ferplus/   train the bundled model again, going on where it stopped, and bundle it into $(RUNS)/bundle'
+	@echo '             (with BUNDLE=1 into this tree); RUNS names another folder, ARGS are more words for fer train'
 	@echo 'make clean   remove $(VENV), caches and build products (not runs/ and predictions/)'
-	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest)'
+	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest, or for fer train)'
 
 demo: $(VENV)/.base-installed
 	@$(check-opencv)
@@ -36,6 +44,17 @@ types: $(VENV)/.dev-installed
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made.
+model: $(VENV)/.dev-installed
+	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
+	@init=; for recipe in $(RECIPES); do \
+		run=$(RUNS)/$$recipe; \
+		init=$$($(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $$run $${init:+--set init=$$init} \
+			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS)) || exit; \
+	done; \
+	$(BIN)/python -m export.bundle $$init --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
+		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors classifier checkpoint.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="NAME|PATH", help="A .safetensors classifier checkpoint, or a bundled model's name."),
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="A file ending in .onnx, or a folder for all precisions and a report."),
@@ -57,8 +60,10 @@ def export(
     """Export a checkpoint to ONNX or TensorRT, prove that each file computes the same, and measure it again."""
     from export.export_report import table, write_report
     from export.variants import FILES, export_variants
+    from training.checkpoint import checkpoint_at
     from training.evaluation import file_sha256
 
+    checkpoint = checkpoint_at(model)
     if output_format == "tensorrt":
         _export_engines(checkpoint, output, precision or ["fp32"], batches, device, data, split, max_drop)
         return

@@ -107,27 +107,32 @@ def init(
 @contract.command("show")
 def show(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="An ONNX file, a .safetensors checkpoint or an .engine.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="An ONNX file, a .safetensors checkpoint, an .engine, or a bundled model's name."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the contract as JSON.")] = False,
 ) -> None:
     """Show what a model file says of itself; of an ONNX file its inputs and outputs too."""
     from export.engine_file import read_record
     from fer_app.classifier import read_contract
+    from fer_app.model_store import find_bundled, resolve_model
     from fer_app.session import open_session
 
-    if model.suffix == ".safetensors":
-        found = _of_checkpoint(model)
-    elif model.suffix == ".engine":
-        record = read_record(model)
+    path = Path(model) if find_bundled(model) is None else resolve_model(model)
+    if path.suffix == ".safetensors":
+        found = _of_checkpoint(path)
+    elif path.suffix == ".engine":
+        record = read_record(path)
         found = record.contract
         if not as_json:
             _row("engine", f"TensorRT {record.tensorrt}, {record.gpu}, batches {' / '.join(map(str, record.batches))}")
     else:
-        session = open_session(model, device="cpu", threads=1)
+        session = open_session(path, device="cpu", threads=1)
         if not as_json:
             _print_network(session)
-        found = read_contract(session, str(model))
+        found = read_contract(session, str(path))
     if as_json:
         typer.echo(found.to_json())
     else:

@@ -201,6 +201,9 @@ def _to_onnx(model: nn.Module, contract: Contract) -> onnx.ModelProto:
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     del proto.graph.value_info[:]  # shapes of intermediates: not needed, and in the way of quantisation
+    # The exporter notes at every node which lines made it, with paths of this machine.
+    for noted in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer, proto.graph):
+        del noted.metadata_props[:]
     onnx.helper.set_model_props(proto, {METADATA_KEY: contract.to_json()})
     return proto
 

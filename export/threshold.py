@@ -10,7 +10,6 @@ from training.checkpoint import CheckpointInfo
 from training.data.image_set import ImageSet
 from training.data.splits import share_faces
 from training.evaluation import LogitsSource, fitting_threshold, open_classifier
-from training.metrics import ClassificationReport
 
 
 def own_threshold(contract: Contract, classifier: LogitsSource, choice: ImageSet | None) -> Contract:
@@ -38,12 +37,3 @@ def with_threshold(checkpoint: Path, info: CheckpointInfo, dev: ImageSet | None)
         return info
     threshold = fitting_threshold(open_classifier(checkpoint, device="cpu"), dev)
     return dataclasses.replace(info, contract=info.contract.replace(uncertain_below=threshold))
-
-
-def asserted_in_words(report: ClassificationReport) -> str:
-    """Say how much of a set is asserted, and how much of that is right."""
-    told = report.asserted
-    if not told.uncertain_below:
-        return "uncertain: nothing"
-    precision = "" if told.precision is None else f", {100 * told.precision:.2f} % of these right"
-    return f"uncertain below {told.uncertain_below:g}: {100 * told.share:.2f} % of faces asserted{precision}"

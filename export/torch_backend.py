@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fer_app.classifier import Crops
 from fer_app.contract import Contract, Precision
 from fer_app.errors import CheckpointError, InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
-from fer_app.model_store import DEFAULT, bundled_models
+from fer_app.model_store import find_bundled
 from fer_app.preprocess import softmax, to_input
 from training.checkpoint import bundled_checkpoint
 from training.evaluation import load_classifier, torch_device
@@ -125,14 +125,14 @@ class TorchBackendClassifier:
 
 
 def find(model: str | Path) -> Path:
-    """Return the checkpoint that a name or a path means; `default` is the bundled model's.
+    """Return the checkpoint that a name or a path means; those of bundled models are known by name.
 
     Raises:
         ModelNotFoundError: no such file, or no checkpoint.
         CheckpointError: this installation carries no bundled checkpoint.
     """
-    if model in (DEFAULT, *(entry.name for entry in bundled_models() if entry.default)):
-        return bundled_checkpoint()
+    if find_bundled(model) is not None:
+        return bundled_checkpoint(str(model))
     path = Path(model)
     if path.suffix != ".safetensors":
         raise ModelNotFoundError(f"the backend torch runs .safetensors checkpoints, not {path}")

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, get_args
 from fer_app.classifier import OnnxClassifier
 from fer_app.contract import Contract, Precision
 from fer_app.errors import InputError, ModelError, ModelNotFoundError
-from fer_app.model_store import DEFAULT, ModelEntry, bundled_models, resolve_model, verify
+from fer_app.model_store import DEFAULT, ModelEntry, find_bundled, resolve_model, verify
 from fer_app.session import device_problem, nvidia_device_visible, parse_device
 
 AUTO: Final = "auto"
@@ -37,8 +37,8 @@ def choose_model(name_or_path: str | Path = DEFAULT, *, precision: str = AUTO, d
     """Find the file of a classifier to run on a device.
 
     Args:
-        name_or_path: `default`, the name of a bundled classifier, an ONNX file, or a folder with files of one network
-            in several arithmetics, as `fer export` writes it.
+        name_or_path: `default`, the name or role of a bundled classifier, an ONNX file, or a folder with files of one
+            network in several arithmetics, as `fer export` writes it.
         precision: `fp32`, `fp16`, `int8`, or `auto`: the fastest on the device whose measured accuracy is within
             `MOST_LOST` of float32's. A file that is named is taken as it is.
         device: as `fer_app.session.open_session` takes it.
@@ -90,9 +90,9 @@ def _fastest(variants: Mapping[Precision, _Variant], kind: str) -> Precision:
 
 def _variants(name_or_path: str | Path) -> tuple[str, dict[Precision, _Variant]]:
     """Return what a model is called, and its files."""
-    for entry in bundled_models():
-        if name_or_path == entry.name or (name_or_path == DEFAULT and entry.default):
-            return entry.name, _bundled(entry)
+    entry = find_bundled(name_or_path)
+    if entry is not None:
+        return entry.name, _bundled(entry)
     path = Path(name_or_path)
     if path.is_dir():
         return str(path), _in_folder(path)

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from fer_app.contract import Precision
 from fer_app.errors import ModelIntegrityError, ModelNotFoundError
@@ -17,6 +17,8 @@ from fer_app.errors import ModelIntegrityError, ModelNotFoundError
 DEFAULT = "default"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 MANIFEST = "manifest.toml"
+ROLES: Final = ("fast", "accurate")
+"""What a bundled classifier may be chosen for; each role is a name for at most one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +71,33 @@ class ModelEntry(BundledFile):
 
     Attributes:
         contract_sha256: `Contract.digest` of the contract inside the file.
+        role: one of `ROLES`, by which it may be called too; empty for none.
         default: taken when the user names no model; exactly one is.
         training_data: one line.
-        card: the page in docs/ that describes it.
+        card: the page that describes it, a file beside its own.
         date: when it was bundled, year-month-day.
         metrics: measured shares, e.g. `{"ferplus_valid_accuracy": 0.85}`.
         variants: the same in other arithmetics; tables [[model.variant]] in the manifest.
     """
 
     contract_sha256: str
+    role: str = ""
     default: bool = False
     training_data: str = ""
     card: str = ""
     date: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     variants: tuple[VariantEntry, ...] = ()
+
+    def is_called(self, name: str | Path) -> bool:
+        """Whether a user who says `name` means this one: by its name, its role, or as the default."""
+        return name == self.name or (bool(self.role) and name == self.role) or (self.default and name == DEFAULT)
+
+    @property
+    def title(self) -> str:
+        """Its name, with its role and whether it is the default."""
+        notes = ", ".join([self.role] * bool(self.role) + [DEFAULT] * self.default)
+        return f"{self.name} ({notes})" if notes else self.name
 
 
 def bundled_models() -> tuple[ModelEntry, ...]:
@@ -93,6 +107,36 @@ def bundled_models() -> tuple[ModelEntry, ...]:
         ModelIntegrityError: the manifest is missing or damaged.
     """
     return tuple(_model(**values) for values in _manifest(WEIGHTS / MANIFEST)["model"])
+
+
+def find_bundled(name: str | Path = DEFAULT) -> ModelEntry | None:
+    """Return the bundled classifier that a name, a role or `default` means; None where it is something else.
+
+    Raises:
+        ModelIntegrityError: the manifest is missing or damaged.
+    """
+    return next((entry for entry in bundled_models() if entry.is_called(name)), None)
+
+
+def read_card(name: str = DEFAULT) -> str:
+    """Return the page that describes a bundled classifier, as Markdown.
+
+    Args:
+        name: its name or role, or `default`.
+
+    Raises:
+        ModelNotFoundError: no such model is bundled, or its page is missing.
+        ModelIntegrityError: the manifest is missing or damaged.
+    """
+    entry = find_bundled(name)
+    if entry is None:
+        raise _not_found(name)
+    try:
+        return (WEIGHTS / entry.card).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"the card of {entry.name} cannot be read: {error}; install fer-mimic again"
+        ) from error
 
 
 def bundled_detectors() -> tuple[DetectorEntry, ...]:
@@ -108,28 +152,29 @@ def resolve_model(name_or_path: str | Path = DEFAULT) -> Path:
     """Find a classifier's file; a bundled one is verified, once per process.
 
     Args:
-        name_or_path: `default`, the name of a bundled classifier, or the path of an ONNX file.
+        name_or_path: `default`, the name or role of a bundled classifier, or the path of an ONNX file.
 
     Raises:
         ModelNotFoundError: neither a bundled name nor a file.
         ModelIntegrityError: the bundled file is not the one that the manifest describes.
     """
-    entries = bundled_models()
-    if name_or_path == DEFAULT:
-        chosen = next((entry for entry in entries if entry.default), None)
-        if chosen is None:
-            raise ModelNotFoundError("no classifier is bundled with this version; name a file with --model MODEL.onnx")
-        return verify(chosen)
-    for entry in entries:
-        if name_or_path == entry.name:
-            return verify(entry)
+    entry = find_bundled(name_or_path)
+    if entry is not None:
+        return verify(entry)
     path = Path(name_or_path)
     if path.is_file():
         return path
-    names = ", ".join(entry.name for entry in entries) or "none"
-    raise ModelNotFoundError(
-        f"no model {str(name_or_path)!r}: there is no such file, and the bundled ones are: {names}"
-    )
+    raise _not_found(name_or_path)
+
+
+def _not_found(name: str | Path) -> ModelNotFoundError:
+    """Say that a model is neither bundled nor a file, and what is there instead."""
+    if name == DEFAULT:
+        return ModelNotFoundError("no classifier is bundled with this version; name a file with --model MODEL.onnx")
+    there = ", ".join(entry.title for entry in bundled_models()) or "none"
+    if name in ROLES:
+        return ModelNotFoundError(f"no model of the role {name!r} is bundled with this version; there are: {there}")
+    return ModelNotFoundError(f"no model {str(name)!r}: there is no such file, and the bundled ones are: {there}")
 
 
 def resolve_detector(name: str) -> Path:
@@ -198,9 +243,18 @@ def _manifest(path: Path) -> dict[str, list[dict[str, Any]]]:
     models = tables["model"]
     if models and sum(bool(values.get("default")) for values in models) != 1:
         problems.append("exactly one model must have default = true")
+    problems += _wrong_roles(models)
     if problems:
         raise ModelIntegrityError(f"{path}: {'; '.join(problems)}")
     return tables
+
+
+def _wrong_roles(models: list[dict[str, Any]]) -> list[str]:
+    """Say which roles do not exist, or are given twice; a name must not be a role, which could mean another model."""
+    roles = [values["role"] for values in models if "role" in values]
+    problems = [f"no such role: {role!r}" for role in roles if role not in ROLES]
+    problems += [f"two models have the role {role!r}" for role in ROLES if roles.count(role) > 1]
+    return problems + [f"model {name}: that is a role" for name in ROLES if name in [m.get("name") for m in models]]
 
 
 def _wrong_keys(label: str, kind: type[BundledFile], keys: Set[str], elsewhere: Set[str]) -> list[str]:

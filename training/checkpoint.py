@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
-from fer_app.model_store import bundled_models
+from fer_app.model_store import DEFAULT, find_bundled
 from training.first_few import first_few
 
 FORMAT_VERSION = 1
@@ -100,17 +100,41 @@ def save_checkpoint(
         raise CheckpointError(f"cannot write the checkpoint {path}: {error}") from error
 
 
-def bundled_checkpoint() -> Path:
-    """Return the weights of the default bundled model (16-bit), from which further training may start.
+def bundled_checkpoint(name: str = DEFAULT) -> Path:
+    """Return the weights of a bundled model (16-bit), from which further training may start.
+
+    Args:
+        name: its name or role, or `default`.
 
     Raises:
         CheckpointError: this installation carries none.
     """
-    default = next((entry.name for entry in bundled_models() if entry.default), None)
-    path = Path(str(resources.files("training") / "weights" / f"{default}.safetensors"))
-    if default is None or not path.is_file():
-        raise CheckpointError("this installation carries no weights to start from")
+    entry = find_bundled(name)
+    if entry is None:
+        raise CheckpointError(f"no model {name!r} is bundled with this version: there are no weights to start from")
+    path = Path(str(resources.files("training") / "weights" / f"{entry.name}.safetensors"))
+    if not path.is_file():
+        raise CheckpointError(f"this installation carries no weights of {entry.name} to start from")
     return path
+
+
+def init_path(init: str) -> Path:
+    """Return the file that a recipe's `init` means: `bundled`, `bundled:NAME`, or a path as it is.
+
+    Raises:
+        CheckpointError: as `bundled_checkpoint`.
+    """
+    kind, _, name = init.partition(":")
+    return bundled_checkpoint(name or DEFAULT) if kind == "bundled" else Path(init)
+
+
+def checkpoint_at(name_or_path: str | Path) -> Path:
+    """Return a bundled model's weights where its name or role is given, else the path as it is.
+
+    Raises:
+        CheckpointError: as `bundled_checkpoint`.
+    """
+    return Path(name_or_path) if find_bundled(name_or_path) is None else bundled_checkpoint(str(name_or_path))
 
 
 def is_checkpoint(path: Path) -> bool:

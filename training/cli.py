@@ -108,7 +108,13 @@ def _processes(devices: str | None, nodes: int | None, strategy: str, accelerato
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, an .onnx file or an .engine.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH",
+            help="A bundled model's name or role, a .safetensors checkpoint, an .onnx file or an .engine.",
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", help="Labelled faces: FERPlus, RAF-DB, a folder a class, ...")],
     split: Annotated[
         str, typer.Option("--split", help="train, train-main, dev, valid, test or train+valid.")
@@ -128,6 +134,9 @@ def evaluate(
         typer.Option("--groups", metavar="CSV", help="Has groups by name or path  [default: the labelled CSV itself]"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or tensorrt.")] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="Of a bundled model: auto, fp32, fp16, bf16 or int8.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     report: Annotated[
         Path | None,
@@ -151,6 +160,7 @@ def evaluate(
     from training.data.datasets import SPLITS
     from training.data.ferplus_votes import VOTE_MODES
     from training.eval_report import EvalOptions, Picture, run_evaluation
+    from training.evaluation import model_file
 
     if split not in SPLITS:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
@@ -167,7 +177,7 @@ def evaluate(
     }
     pictures = {picture: path for picture, path in asked.items() if path is not None}
     options = EvalOptions(
-        model=model,
+        model=model_file(model, precision=precision, device=device),
         data=data,
         split=split,
         votes=votes,

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, ProviderUnavailableError
+from fer_app.model_choice import AUTO, choose_model
+from fer_app.model_store import find_bundled
 from fer_app.preprocess import softmax, to_input
 from fer_app.session import parse_device
 from models.mimic import MimicClassifier
@@ -115,6 +117,24 @@ def load_classifier(path: Path) -> tuple[nn.Module, CheckpointInfo]:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return model.eval(), info
+
+
+def model_file(name_or_path: str, *, precision: str = AUTO, device: str = "auto") -> Path:
+    """Return what is scored: of a bundled model or a folder the file that `fer predict` runs there, else the path.
+
+    Args:
+        name_or_path: a bundled model's name or role, a folder of `fer export`, or a file that `open_classifier` takes.
+        precision: as `fer_app.model_choice.choose_model` takes it.
+        device: where it will run.
+
+    Raises:
+        InputError: no such precision or device name.
+        ModelError: as `choose_model` raises.
+    """
+    path = Path(name_or_path)
+    if precision != AUTO or path.is_dir() or find_bundled(name_or_path) is not None:
+        return choose_model(name_or_path, precision=precision, device=device)
+    return path
 
 
 def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:

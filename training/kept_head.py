@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
-from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint, load_weights
+from training.checkpoint import init_path, is_checkpoint, load_checkpoint, load_weights
 
 
 def take_head(model: nn.Module, init: str, class_names: tuple[str, ...]) -> str:
@@ -17,7 +15,7 @@ def take_head(model: nn.Module, init: str, class_names: tuple[str, ...]) -> str:
 
     Args:
         model: a `MimicClassifier` of these classes.
-        init: the recipe's: `bundled`, or a checkpoint.
+        init: the recipe's: `bundled`, `bundled:NAME`, or a checkpoint.
         class_names: K names, the rows of the model's head.
 
     Returns:
@@ -26,7 +24,7 @@ def take_head(model: nn.Module, init: str, class_names: tuple[str, ...]) -> str:
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of another architecture.
     """
-    path = bundled_checkpoint() if init == "bundled" else Path(init)
+    path = init_path(init)
     if not is_checkpoint(path):
         return "head: new, as the weights come without one"
     weights, info = load_checkpoint(path)

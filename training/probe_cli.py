@@ -10,7 +10,12 @@ import typer
 
 
 def probe(
-    checkpoint: Annotated[Path, typer.Argument(help="A pre-trained encoder's .safetensors, or a classifier's.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH", help="A pre-trained encoder's .safetensors, a classifier's, or a bundled model's name."
+        ),
+    ],
     data: Annotated[Path, typer.Option("--data", help="Labelled faces: FERPlus, RAF-DB, a folder a class, ...")],
     split: Annotated[Literal["valid", "test"], typer.Option("--split", help="What is scored.")] = "valid",
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours of the k-NN probe.")] = 20,
@@ -27,10 +32,11 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Score frozen features: by their nearest neighbours, and by one linear layer."""
+    from training.checkpoint import checkpoint_at
     from training.probe_report import ProbeOptions, run_probe
 
     options = ProbeOptions(
-        checkpoint=checkpoint,
+        checkpoint=checkpoint_at(checkpoint),
         data=data,
         split=split,
         drop_contempt=drop_contempt,

@@ -143,7 +143,8 @@ def _from_file(path: Path) -> Mapping[str, Any]:
     """Return a file's state dict; from a pickle, nothing is read but tensors and the arguments of MAE's script."""
     if not path.is_file():
         raise CheckpointError(
-            f"no checkpoint at {path}: init takes 'scratch', 'bundled', '{HUB_PREFIX}NAME' or the path of a file"
+            f"no checkpoint at {path}: init takes 'scratch', 'bundled', 'bundled:NAME', '{HUB_PREFIX}NAME' "
+            "or the path of a file"
         )
     if path.suffix == ".safetensors":
         try:

@@ -15,7 +15,7 @@ from fer_app.errors import CheckpointError, ConfigError
 from training.allocator import keep_freed_memory
 from training.announcement import announce, need_room
 from training.board import need_tensorboard
-from training.checkpoint import bundled_checkpoint, is_checkpoint, load_checkpoint
+from training.checkpoint import init_path, is_checkpoint, load_checkpoint
 from training.data.datasets import Contempt, Split, at, load
 from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
@@ -194,7 +194,7 @@ def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> di
     """
     if recipe.init == "scratch":
         return None
-    path = bundled_checkpoint() if recipe.init == "bundled" else Path(recipe.init)
+    path = init_path(recipe.init)
     if recipe.init.startswith("recipe:"):
         if encoder is None:
             raise ConfigError(

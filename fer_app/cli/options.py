@@ -14,7 +14,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="NAME|PATH",
-        help="A bundled model's name (see `fer models`), an ONNX file, or a folder of `fer export`.",
+        help="A bundled model's name or role (see `fer models`), an ONNX file, or a folder of `fer export`.",
     ),
 ]
 DeviceOption = Annotated[

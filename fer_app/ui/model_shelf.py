@@ -10,7 +10,7 @@ from pathlib import Path
 from fer_app.classifier import Classifier, OnnxClassifier
 from fer_app.errors import InputError
 from fer_app.model_choice import choose_model
-from fer_app.model_store import DEFAULT, ModelEntry, bundled_models
+from fer_app.model_store import DEFAULT, ModelEntry, bundled_models, find_bundled
 from fer_app.recognizer import Recognizer
 
 # Detectors of so many different settings are kept; each has three small networks.
@@ -55,9 +55,7 @@ class ModelShelf:
         self.recognizer(self.names[0])
 
     def _add(self, model: str) -> None:
-        entry = next(
-            (entry for entry in bundled_models() if model == entry.name or (model == DEFAULT and entry.default)), None
-        )
+        entry = find_bundled(model)
         name = entry.name if entry else Path(model).stem
         if name in self._files:
             raise InputError(f"two models are called {name!r}; rename one of the files")

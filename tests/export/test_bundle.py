@@ -1,17 +1,21 @@
 import dataclasses
-import shutil
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from export.bundle import BEGIN, END, bundle
+from export import bundle as bundle_module
+from export.bundle import bundle, make_scratch
+from export.lineage import lineage
+from export.model_card import BEGIN, END, PICTURES, table
 from export.onnx_export import export_onnx
 from fer_app.errors import ExportError
 from tests.export.test_onnx_export import write_checkpoint
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
 from training.evaluation import evaluate, file_sha256, fitting_threshold, open_classifier
+from training.recipe_files import load_recipe
 
 OLD = """# A comment that stays.
 
@@ -23,6 +27,7 @@ sha256 = "0"
 [[model]]
 name = "other"
 file = "other.onnx"
+role = "fast"
 default = true
 """
 
@@ -30,10 +35,10 @@ default = true
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A working tree with a card to fill and a manifest that already has a default."""
-    for folder in ("training", "fer_app/weights", "docs/models", "docs/images"):
+    for folder in ("training", "fer_app/weights", "docs/images"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "fer_app/weights/manifest.toml").write_text(OLD, encoding="utf-8")
-    (tmp_path / "docs/models/mine.md").write_text(
+    (tmp_path / "fer_app/weights/mine.md").write_text(
         f"# mine\n\n{BEGIN}\nold figures\n{END}\n\nthe end\n", encoding="utf-8"
     )
     return tmp_path
@@ -43,7 +48,8 @@ def tree(tmp_path: Path) -> Path:
 def checkpoint(tmp_path: Path) -> Path:
     path = write_checkpoint(tmp_path / "best.safetensors", [])
     weights, info = load_checkpoint(path)
-    recipe = {"stages": ["finetune"], "seed": 3, "finetune": {"split": "train-main", "votes": "majority", "epochs": 9}}
+    recipe = {"stages": ["finetune"], "seed": 3, "name": "debug"}
+    recipe["finetune"] = {"split": "train-main", "votes": "majority", "epochs": 9}
     counters = {"epochs": 7, "steps": 70, "seconds": 3600}
     info = dataclasses.replace(info, recipe=recipe, counters=counters, metrics={"dev_accuracy": 0.5})
     save_checkpoint(path, weights, info)
@@ -51,7 +57,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
-    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=False)
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
     onnx_file = tree / "fer_app/weights/mine.onnx"
     weights = tree / "training/weights/mine.safetensors"
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
@@ -68,14 +74,22 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     threshold = fitting_threshold(open_classifier(weights), load_ferplus(mini_ferplus, "dev"))
     assert served.contract.uncertain_below == threshold > 0
     assert weights.stat().st_size < 0.6 * checkpoint.stat().st_size  # 16 bits
-    card = (tree / "docs/models/mine.md").read_text(encoding="utf-8")
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    assert entry["card"] == "mine.md"
     assert f"**{100 * report.accuracy:.2f} %**" in card
     assert file_sha256(onnx_file) in card
     assert "old figures" not in card
-    assert f"uncertain below {threshold:g}: {100 * report.asserted.share:.2f} % of faces asserted" in card
+    assert (
+        f"below {100 * threshold:.0f} % is marked uncertain; {100 * report.asserted.share:.2f} % have no mark" in card
+    )
     assert card.startswith("# mine\n")
     assert card.endswith("the end\n")
-    assert (tree / "docs/images/mine-confusion.png").is_file()
+    for picture in PICTURES:
+        assert (tree / f"docs/images/mine-{picture}").is_file()
+        assert f"](../../docs/images/mine-{picture})" in card
+    for expected in ("| turned by 20 degrees ", "| 200 px ", "| 32 at once |", "| as it is ", "fer train debug --data"):
+        assert expected in card
+    assert "not recorded" in card  # the checkpoint lies in no run's folder
 
     export_onnx(weights, tree / "again.onnx")  # the repository holds what the served file is made from
     assert file_sha256(tree / "again.onnx") == entry["sha256"]
@@ -85,28 +99,30 @@ def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkp
     weights, info = load_checkpoint(checkpoint)
     recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"split": "train"}}
     save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
-    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=False)
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
     contract = open_classifier(tree / "fer_app/weights/mine.onnx").contract
     assert contract.uncertain_below == 0.0
     assert "ferplus_valid_asserted_share" not in contract.metrics
-    assert "uncertain: nothing" in (tree / "docs/models/mine.md").read_text(encoding="utf-8")
+    assert "is marked uncertain" not in (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
 
 
 def test_manifest_keeps_the_rest_and_has_one_default(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
     manifest_file = tree / "fer_app/weights/manifest.toml"
     for int8 in (True, False):  # bundling again replaces
-        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, int8=int8)
+        also = ("int8",) if int8 else ()
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, role="fast", also=also, most_lost=1.0, bench_s=0)
         assert ("[[model.variant]]" in manifest_file.read_text(encoding="utf-8")) == int8
     text = manifest_file.read_text(encoding="utf-8")
     manifest = tomllib.loads(text)
     assert text.startswith("# A comment that stays.")
     assert [model["name"] for model in manifest["model"]] == ["mine", "other"]
     assert [model.get("default", False) for model in manifest["model"]] == [True, False]
+    assert [model.get("role") for model in manifest["model"]] == ["fast", None]
     assert [detector["name"] for detector in manifest["detector"]] == ["finder"]
 
 
 def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
-    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, most_lost=1.0)  # weights at random
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, most_lost=1.0, bench_s=0)  # weights at random
     eight = open_classifier(tree / "fer_app/weights/mine.int8.onnx")
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
     (variant,) = manifest["model"][0]["variant"]
@@ -114,17 +130,84 @@ def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path
     assert variant["sha256"] == file_sha256(tree / "fer_app/weights/mine.int8.onnx")
     assert variant["contract_sha256"] == eight.contract.digest
     assert variant["metrics"] == eight.contract.metrics
-    card = (tree / "docs/models/mine.md").read_text(encoding="utf-8")
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    assert "int8: right %" in card
     assert variant["sha256"] in card
 
 
 def test_a_card_without_marks_is_refused_before_anything_is_written(
     tree: Path, checkpoint: Path, mini_ferplus: Path
 ) -> None:
-    (tree / "docs/models/mine.md").write_text("no marks", encoding="utf-8")
+    (tree / "fer_app/weights/mine.md").write_text("no marks", encoding="utf-8")
     with pytest.raises(ExportError, match="must exist and hold"):
         bundle(checkpoint, "mine", mini_ferplus, tree, default=True)
     assert not (tree / "training/weights").exists()
-    shutil.rmtree(tree / "docs")
+    (tree / "fer_app/weights/mine.md").unlink()
     with pytest.raises(ExportError, match="must exist"):
         bundle(checkpoint, "mine", mini_ferplus, tree, default=True)
+
+
+def files_below(tree: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("limit", "said"), [("LARGEST_FILE", "any bundled file"), ("LARGEST_FAST", "role fast")])
+def test_what_is_too_large_leaves_the_tree_alone(
+    tree: Path, checkpoint: Path, mini_ferplus: Path, monkeypatch: pytest.MonkeyPatch, limit: str, said: str
+) -> None:
+    before = files_below(tree)
+    monkeypatch.setattr(bundle_module, limit, 100)
+    with pytest.raises(ExportError, match=f"mine.onnx has .* MB, more than the 0 MB of .*{said}"):
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, role="fast", also=(), bench_s=0)
+    assert files_below(tree) == before
+    with pytest.raises(ExportError, match="a role is one of fast, accurate"):
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, role="best")
+    with pytest.raises(ExportError, match="and no name is"):
+        bundle(checkpoint, "fast", mini_ferplus, tree, default=True)
+
+
+def test_runs_are_followed_and_no_path_is_kept(
+    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
+) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    for name, init in (("debug", "scratch"), ("second", str(tmp_path / "debug/finetune/best.safetensors"))):
+        stage = tmp_path / name / "finetune"
+        stage.mkdir(parents=True)
+        recipe = info.recipe | {"name": name, "init": init}
+        save_checkpoint(stage / "best.safetensors", weights, dataclasses.replace(info, recipe=recipe))
+        (stage / "done.json").write_text(f'{{"machine": "machine of {name}", "program": "fer-mimic 0"}}')
+    best = tmp_path / "second/finetune/best.safetensors"
+    made = bundle(best, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    assert made.info.recipe["init"] == "recipe:debug"
+    kept = load_checkpoint(tree / "training/weights/mine.safetensors")[1]
+    assert kept.recipe["init"] == "recipe:debug"
+    assert kept.contract == open_classifier(tree / "fer_app/weights/mine.onnx").contract
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    assert card.index("machine of debug") < card.index("machine of second")
+    assert str(tmp_path) not in card
+    (tmp_path / "debug/finetune/best.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"started from .*not there"):
+        lineage(best, load_checkpoint(best)[1])
+
+
+def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
+    recipe = load_recipe("debug", ["seed=7", "finetune.epochs=5", "init=recipe:other"])
+    info = CheckpointInfo(
+        kind="encoder", architecture={}, recipe=json.loads(recipe.to_json()), counters={"epochs": 3, "seconds": 1}
+    )
+    (run,) = lineage(Path("debug/finetune/best.safetensors"), info)
+    assert run.epochs == "3 of 5"
+    changes = {word for word in run.command().split() if "=" in word}
+    assert changes == {"seed=7", "finetune.epochs=5", "init=runs/other/finetune/best.safetensors"}
+
+
+def test_another_folder_is_made_like_the_tree(tree: Path, tmp_path: Path) -> None:
+    make_scratch(tmp_path / "scratch", tree, "mine")
+    copied = {path.relative_to(tmp_path / "scratch").as_posix() for path in files_below(tmp_path / "scratch")}
+    assert copied == {"fer_app/weights/manifest.toml", "fer_app/weights/mine.md"}
+    with pytest.raises(ExportError, match="cannot make"):
+        make_scratch(tmp_path / "scratch", tree, "other")
+
+
+def test_tables_line_up() -> None:
+    assert table(("a", "bb"), [("long", "1")]) == ["| a    | bb |", "|------|---:|", "| long |  1 |"]

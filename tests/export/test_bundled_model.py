@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fer_app.model_store import bundled_models
-from training.checkpoint import bundled_checkpoint, load_checkpoint
+from export.bundle import LARGEST_FAST, LARGEST_FILE
+from export.model_card import PICTURES
+from fer_app.model_store import bundled_models, read_card
+from training.checkpoint import bundled_checkpoint, load_checkpoint, read_info
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
 from training.evaluation import evaluate, open_classifier
@@ -29,20 +31,25 @@ def test_the_served_file_computes_what_the_kept_weights_do(entry) -> None:
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_its_recipe_is_the_bundled_one(entry) -> None:
-    contract = open_classifier(entry.path).contract
-    assert contract.recipe_sha256 == load_recipe(entry.name).sha256
+    kept = read_info(TRAINING_WEIGHTS / f"{entry.name}.safetensors")
+    own = {key: kept.recipe[key] for key in ("init", "precision", "seed")}
+    recipe = load_recipe(kept.recipe["name"], [f"{key}={value}" for key, value in own.items()])
+    assert open_classifier(entry.path).contract.recipe_sha256 == recipe.sha256
 
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_its_card_and_size(entry, repository: Path) -> None:
-    card = (repository / entry.card).read_text(encoding="utf-8")
+    card = read_card(entry.name)
+    assert all((repository / f"docs/images/{entry.name}-{picture}").is_file() for picture in PICTURES)
     assert entry.sha256 in card
     assert f"**{100 * entry.metrics['ferplus_valid_accuracy']:.2f} %**" in card
-    assert entry.path.stat().st_size <= 25e6
+    sizes = [file.path.stat().st_size for file in (entry, *entry.variants)]
+    assert max(sizes) <= LARGEST_FILE
+    assert entry.role != "fast" or min(sizes) <= LARGEST_FAST
 
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
-def test_its_other_arithmetics_are_of_the_same_network(entry, repository: Path) -> None:
+def test_its_other_arithmetics_are_of_the_same_network(entry) -> None:
     served = open_classifier(entry.path)
     crops = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
     for variant in entry.variants:
@@ -51,7 +58,7 @@ def test_its_other_arithmetics_are_of_the_same_network(entry, repository: Path) 
         assert other.outputs == served.outputs == ("logits", "features", "evidence")
         assert np.corrcoef(other.logits(crops).ravel(), served.logits(crops).ravel())[0, 1] > 0.98
         assert variant.path.stat().st_size < 0.6 * entry.path.stat().st_size
-        assert variant.sha256 in (repository / entry.card).read_text(encoding="utf-8")
+        assert variant.sha256 in read_card(entry.name)
 
 
 @pytest.mark.data

@@ -60,6 +60,7 @@ def test_exported_file_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -
     assert set(report.differences) == {1, 2, 17}
     assert max(report.differences.values()) < 1e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.safetensors"]  # no side file
+    assert b"site-packages" not in (tmp_path / "a.onnx").read_bytes()  # nor where this machine keeps its code
 
     model, info = load_classifier(checkpoint)
     served = OnnxClassifier(tmp_path / "a.onnx", device="cpu")

@@ -10,7 +10,15 @@ from fer_app import model_store
 from fer_app.classifier import OnnxClassifier
 from fer_app.detection import MtcnnDetector
 from fer_app.errors import ModelIntegrityError, ModelNotFoundError
-from fer_app.model_store import bundled_detectors, bundled_models, resolve_detector, resolve_model, verify
+from fer_app.model_store import (
+    bundled_detectors,
+    bundled_models,
+    find_bundled,
+    read_card,
+    resolve_detector,
+    resolve_model,
+    verify,
+)
 
 MODEL = """
 [[model]]
@@ -122,9 +130,45 @@ def test_nothing_bundled(weights):
         ("[[detector]]\nname = 'x'\nfile = 'x'\nlicense = 'MIT'\n", "detector x: sha256 is missing"),
         ("[[detector]]\nname = 'x'\nfile = 'x'\nlicense = 'MIT'\nsha256 = '0'\nsize = 3\n", "x: unknown key size"),
         (MODEL.format(name="x", sha256="0", default="false"), "exactly one model must have default"),
+        (MODEL.format(name="fast", sha256="0", default="true"), "model fast: that is a role"),
+        (MODEL.format(name="x", sha256="0", default='true\nrole = "best"'), "no such role: 'best'"),
+        (
+            "".join(MODEL.format(name=name, sha256="0", default='true\nrole = "fast"') for name in "xy"),
+            "two models have the role 'fast'",
+        ),
     ],
 )
 def test_a_manifest_with_a_mistake(weights, manifest, message):
     (weights / "manifest.toml").write_text(manifest)
     with pytest.raises(ModelIntegrityError, match=message):
         bundled_models()
+
+
+def test_a_role_is_another_name(weights):
+    text = (weights / "manifest.toml").read_text()
+    (weights / "manifest.toml").write_text(text.replace("default = false", 'default = false\nrole = "accurate"'))
+    assert resolve_model("accurate") == weights / "one.onnx"
+    assert resolve_model("one") == weights / "one.onnx"
+    assert resolve_model() == weights / "two.onnx"
+    assert [entry.title for entry in bundled_models()] == ["one (accurate)", "two (default)"]
+    assert find_bundled("fast") is None
+    with pytest.raises(ModelNotFoundError, match=r"no model of the role 'fast' .* one \(accurate\), two \(default\)"):
+        resolve_model("fast")
+
+
+def test_cards(weights):
+    text = (weights / "manifest.toml").read_text()
+    (weights / "manifest.toml").write_text(text.replace("default = true", 'default = true\ncard = "two.md"'))
+    (weights / "two.md").write_text("# δύο", encoding="utf-8")
+    assert read_card() == read_card("two") == "# δύο"
+    with pytest.raises(ModelNotFoundError, match=r"no model 'three'"):
+        read_card("three")
+    with pytest.raises(ModelNotFoundError, match=r"card of one cannot be read"):
+        read_card("one")
+
+
+def test_every_bundled_model_has_a_card():
+    for entry in bundled_models():
+        card = read_card(entry.name)
+        assert card.startswith(f"# {entry.name}\n")
+        assert entry.sha256 in card

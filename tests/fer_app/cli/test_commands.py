@@ -265,9 +265,10 @@ def bundle(tmp_path, monkeypatch, tiny_model):
     shutil.copy(tiny_model, weights / "tiny.onnx")
     (weights / "manifest.toml").write_text(
         f'{detectors}\n[[model]]\nname = "tiny"\nfile = "tiny.onnx"\nsha256 = "{digest}"\n'
-        'contract_sha256 = "0"\nlicense = "a test file"\ndefault = true\n'
+        'contract_sha256 = "0"\nlicense = "a test file"\nrole = "fast"\ndefault = true\ncard = "tiny.md"\n'
         "metrics = { ferplus_valid_accuracy = 0.8512 }\n"
     )
+    (weights / "tiny.md").write_text("# tiny\n\n<!-- measured: begin -->\n\n- **85 %**\n")
     monkeypatch.setattr(model_store, "WEIGHTS", weights)
     return weights
 
@@ -275,7 +276,7 @@ def bundle(tmp_path, monkeypatch, tiny_model):
 def test_models(bundle, tiny_model):
     shown = fer("models").stdout
     for expected in (
-        "tiny (default)",
+        "tiny (fast, default)",
         "neutral happiness surprise",
         "16 x 16 px, rgb",
         "a test file",
@@ -289,6 +290,19 @@ def test_models(bundle, tiny_model):
     assert model["metrics"] == {"ferplus_valid_accuracy": 0.8512}
     assert model["bytes"] == tiny_model.stat().st_size
     assert len(model["sha256"]) == 64
+    assert (model["role"], model["card"]) == ("fast", "tiny.md")
+    one = fer("models", "fast").stdout
+    assert one.startswith("tiny (fast, default)\n")
+    assert "mtcnn" not in one
+    assert "there are: tiny (fast, default)" in fer("models", "accurate", status=1).stderr
+    assert "is no bundled model" in fer("models", tiny_model, status=2).stderr
+
+
+def test_card_of_a_model(bundle, monkeypatch):
+    for arguments in ((), ("tiny",), ("fast",)):
+        assert fer("models", "--card", *arguments).stdout == "# tiny\n\n- **85 %**\n"
+    assert "leave out --json" in fer("models", "--card", "--json", status=2).stderr
+    assert "no model 'other'" in fer("models", "--card", "other", status=1).stderr
 
 
 def test_models_when_none_is_bundled(bundle):
@@ -301,7 +315,7 @@ def test_models_when_none_is_bundled(bundle):
 
 def test_the_bundled_model_is_the_default(bundle, tmp_path):
     red = save(tmp_path / "red.png", (255, 0, 0))
-    for arguments in ([], ["--model", "tiny"], ["--model", "default"]):
+    for arguments in ([], ["--model", "tiny"], ["--model", "fast"], ["--model", "default"]):
         lines = fer("predict", red, "--no-detect", "--device", "cpu", "--format", "jsonl", *arguments).stdout
         assert json.loads(lines)["label"] == "anger"
 
