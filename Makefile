@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The bundled model: its recipes in their order, each starting from what the one before it made.
 MODEL := mimic_hybrid_ferplus
 ROLE := fast
-RECIPES := mimic_hybrid_ferplus
+RECIPES := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts
 RUNS ?= runs/$(MODEL)
 
 .PHONY: help demo test check lint types format model clean

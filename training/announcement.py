@@ -11,7 +11,9 @@ from training.objective import Objective
 from training.recipe import Recipe, Stage
 from training.report import Report, clock
 from training.run_folder import RunFolder
-from training.speed_probe import measure_speed
+from training.speed_probe import bf16_slowdown, measure_speed
+
+_SLOW = 1.3  # matrix products in bf16, of float32's time
 
 
 def need_room(stage: Stage, folder: RunFolder, objective: Objective, settings: LoopSettings, report: Report) -> None:
@@ -51,3 +53,12 @@ def announce(
         f"batch_size {settings.batch_size} x accumulate {settings.accumulate} x processes {world.size} = "
         f"{whole} images a step{short}; learning rate {settings.lr:g} = base_lr {table.base_lr:g} x {whole} / 256"
     )
+    if (
+        settings.precision == "bf16"
+        and fabric.device.type == "cpu"
+        and (slower := bf16_slowdown(fabric.device)) > _SLOW
+    ):
+        report.line(
+            f"bf16 is slow on this processor: its matrix products take {slower:.1f} times as long as in float32; "
+            "a run with --set precision=fp32 is likely to be faster"
+        )

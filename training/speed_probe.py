@@ -8,6 +8,7 @@ from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from training.memory import peak_bytes, reset_peak
 from training.objective import Objective
 
 _STEPS = 4
+_SIDE, _SECONDS = 768, 0.1  # of the matrices and the time that tell how fast an arithmetic is
 
 
 class Speed(NamedTuple):
@@ -71,3 +73,20 @@ def _time_when_done(losses: dict[str, Tensor]) -> float:
     """Return the time, in s, when the device has done all that was asked of it: a GPU is only given work."""
     losses["loss"].item()
     return time.perf_counter()
+
+
+def bf16_slowdown(device: torch.device) -> float:
+    """Return how many times as long matrix products take in bfloat16 as in float32.
+
+    Processors with AVX512-BF16 and no AMX may be slower in it, others are four times as fast.
+    """
+    rates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.full((_SIDE, _SIDE), 0.5, dtype=dtype, device=device)
+        a @ a  # the first one picks a kernel
+        begun, done = time.perf_counter(), 0
+        while (spent := time.perf_counter() - begun) < _SECONDS:
+            a @ a
+            done += 1
+        rates.append(done / spent)
+    return rates[0] / rates[1]

@@ -1,11 +1,13 @@
 """What is told before a stage begins agrees with what it does."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.fabric import Fabric
 
 from fer_app.errors import ConfigError
@@ -17,12 +19,12 @@ from training.mimic_finetuning import MimicFinetuning
 from training.recipe_files import load_recipe
 from training.report import Report
 from training.sampling import IndexedEpoch, Share, epoch_order
-from training.speed_probe import Speed
+from training.speed_probe import Speed, bf16_slowdown
 
 SETTINGS = LoopSettings(epochs=6, batch_size=16, accumulate=2, lr=1e-3, precision="fp32")
 
 
-def told(data: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> list[str]:
+def told(data: Path, monkeypatch: pytest.MonkeyPatch, *changes: str, settings: LoopSettings = SETTINGS) -> list[str]:
     """Return the lines for a machine that does ten images a second."""
     recipe = load_recipe("debug", list(changes))
     assert recipe.finetune is not None
@@ -30,7 +32,7 @@ def told(data: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> list[str
     monkeypatch.setattr(announcement, "measure_speed", lambda *_: Speed(10.0, None))
     stream = io.StringIO()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    announce("finetune", recipe, target, SETTINGS, fabric, Report(stream))
+    announce("finetune", recipe, target, settings, fabric, Report(stream))
     return stream.getvalue().splitlines()
 
 
@@ -64,3 +66,20 @@ def test_an_epoch_shorter_than_the_processes_are_many() -> None:
     assert IndexedEpoch(epoch_order(0, 0, 80, 3), Share(2, 3)).batch == 1
     with pytest.raises(ConfigError, match=r"an epoch of 2 samples is too short for 3 processes: start fewer, or raise"):
         IndexedEpoch(epoch_order(0, 0, 2, 8), Share(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "precision", "warned"), [(1.9, "bf16", True), (0.3, "bf16", False), (1.9, "fp32", False)]
+)
+def test_slow_bf16_is_told(
+    mini_ferplus: Path, monkeypatch: pytest.MonkeyPatch, slowdown: float, precision: str, warned: bool
+) -> None:
+    monkeypatch.setattr(announcement, "bf16_slowdown", lambda _: slowdown)
+    lines = told(mini_ferplus, monkeypatch, settings=dataclasses.replace(SETTINGS, precision=precision))
+    assert (
+        any("take 1.9 times as long as in float32; a run with --set precision=fp32" in line for line in lines) == warned
+    )
+
+
+def test_arithmetics_are_compared_by_what_they_take() -> None:
+    assert 0.01 < bf16_slowdown(torch.device("cpu")) < 100
