@@ -3,9 +3,9 @@
 Margin-Mix (Florea et al. 2020, ECCV): class centroids come from fuzzy C-means, labelled samples alone decide the first
 ones, later both kinds count evenly, and an unlabelled sample gets a soft label by its distances to the centroids.
 
-Differs: of the paper only this description was at hand. Ours are: the fuzzifier 2 of the textbook, centroids as a
-weighted mean of the labelled and the unlabelled ones, at most ten rounds, and centroids that are brought back to length
-1. Clusters keep their classes, as labelled samples belong to theirs from the start.
+Differs: of the paper only this description was at hand. Ours are: the fuzzifier, centroids as a weighted mean of the
+labelled and the unlabelled ones, at most ten rounds, centroids that are brought back to length 1, and clusters of known
+sizes. Clusters keep their classes, as labelled samples belong to theirs from the start.
 """
 
 from __future__ import annotations
@@ -26,22 +26,28 @@ def squared_distances(z: Tensor, centroids: Tensor) -> Tensor:
     return 2.0 - 2.0 * z @ centroids.T
 
 
-def memberships(z: Tensor, centroids: Tensor, fuzzifier: float = 2.0) -> Tensor:
-    """Return how much each sample belongs to each cluster: `d_ij^(-2 / (m - 1))`, divided by its sum over the clusters.
+def memberships(z: Tensor, centroids: Tensor, fuzzifier: float = 2.0, sizes: Tensor | None = None) -> Tensor:
+    """Return how much each sample belongs to each cluster: `s_j d_ij^(-2 / (m - 1))`, divided by its sum over clusters.
 
-    A sample at a centroid belongs to that cluster alone, or evenly to all that lie there.
+    It makes `sum_ij s_j^(1 - m) u_ij^m d_ij^2` smallest: fuzzy C-means with cluster sizes s (Miyamoto and Kurosawa
+    2004), and the textbook's where they are equal. Without them a cluster of few samples takes as many as a large one.
+    A sample at a centroid belongs to that cluster alone, or by their sizes to all that lie there.
 
     Args:
         z: float, (M, D), rows of length 1.
         centroids: float, (K, D), rows of length 1.
         fuzzifier: m, above 1; the nearer to 1, the harder.
+        sizes: float, (K,), positive, of any sum; None for equal ones.
 
     Returns:
         float32, (M, K), rows summing to 1.
     """
     with torch.autocast(device_type=z.device.type, enabled=False):
         squared = squared_distances(z.float(), centroids.float()).clamp(min=MIN_SQUARED_DISTANCE)
-        return (-squared.log() / (fuzzifier - 1.0)).softmax(dim=1)
+        scores = -squared.log() / (fuzzifier - 1.0)
+        if sizes is not None:
+            scores = scores + sizes.float().log()
+        return scores.softmax(dim=1)
 
 
 def class_means(z: Tensor, targets: Tensor, class_names: tuple[str, ...]) -> Tensor:
@@ -67,7 +73,12 @@ def class_means(z: Tensor, targets: Tensor, class_names: tuple[str, ...]) -> Ten
 
 
 def settled_centroids(
-    anchors: Tensor, unlabelled: Tensor, *, fuzzifier: float = 2.0, unlabelled_share: float = 0.5
+    anchors: Tensor,
+    unlabelled: Tensor,
+    *,
+    fuzzifier: float = 2.0,
+    unlabelled_share: float = 0.5,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Let centroids settle between the labelled samples' means, where they begin, and clusters of the unlabelled ones.
 
@@ -79,13 +90,14 @@ def settled_centroids(
         unlabelled: float32, (N, D), rows of length 1; N may be 0.
         fuzzifier: m, above 1.
         unlabelled_share: b, in [0, 1].
+        sizes: float, (K,), positive, of any sum; None for equal ones.
 
     Returns:
         float32, (K, D), rows of length 1.
     """
     centroids = anchors
     for _ in range(ROUNDS if len(unlabelled) else 0):
-        weights = memberships(unlabelled, centroids, fuzzifier) ** fuzzifier
+        weights = memberships(unlabelled, centroids, fuzzifier, sizes) ** fuzzifier
         clusters = weights.T @ unlabelled / weights.sum(dim=0)[:, None]
         before, centroids = centroids, F.normalize(torch.lerp(anchors, clusters, unlabelled_share), dim=1)
         if (centroids - before).norm(dim=1).max() < SMALLEST_SHIFT:

@@ -116,6 +116,7 @@ class MarginMix(Stateless):
         is_unlabelled = torch.ones(len(faces), dtype=torch.bool)
         is_unlabelled[self._labelled] = False
         self._unlabelled = torch.nonzero(is_unlabelled).flatten()
+        self._sizes = self._targets[self._labelled].mean(dim=0) if table.cluster_sizes == "labelled" else None
         self._guesses = table.method != "supervised"
         if self._guesses and not len(self._unlabelled):
             raise DatasetError(f"labels = {table.labels} leaves no face to learn from without its label")
@@ -203,7 +204,8 @@ class MarginMix(Stateless):
         table = self._table
         logits, z = model.forward_train(images)  # type: ignore[operator]
         if table.method == "margin_mix":
-            probs = memberships(z, self._centroids(images.device), table.fuzzifier)
+            sizes = None if self._sizes is None else self._sizes.to(images.device)
+            probs = memberships(z, self._centroids(images.device), table.fuzzifier, sizes)
         else:
             probs = logits.softmax(dim=1)
         return sharpen(probs.view(table.views, -1, probs.shape[1]).mean(dim=0), table.sharpen_temperature)
@@ -227,10 +229,12 @@ class MarginMix(Stateless):
         if self._table.method == "margin_mix":
             some = _evenly(self._unlabelled, self._table.cluster_faces)
             anchors, unlabelled = self._class_means(model), self._embeddings(model, some)
-            settings = {"fuzzifier": self._table.fuzzifier, "unlabelled_share": self._table.unlabelled_share}
-            centroids = settled_centroids(anchors, unlabelled, **settings)
+            fuzzifier, share = self._table.fuzzifier, self._table.unlabelled_share
+            centroids = settled_centroids(
+                anchors, unlabelled, fuzzifier=fuzzifier, unlabelled_share=share, sizes=self._sizes
+            )
             self.model.get_buffer(CENTROIDS).copy_(centroids)
-            guessed = memberships(unlabelled, centroids).argmax(dim=1)
+            guessed = memberships(unlabelled, centroids, fuzzifier, self._sizes).argmax(dim=1)
             true = self._targets[some].argmax(dim=1)
             figures["guess_accuracy"] = float((guessed == true).float().mean())
         return {**figures, **self._selection.figures(model, self._recipe.contract(self.class_names))}

@@ -18,8 +18,9 @@ class MarginMixTable(StageTable):
     Of the faces of `split`, `labels` keep their labels, every class with its share of them; `labels_seed` tells which.
     The rest is learnt from without; `supervised` leaves it out. A step takes `batch_size` faces of each kind, the
     unlabelled ones `views` times. An epoch has `epoch_steps` steps; after it, Margin-Mix moves its centroids, by all
-    unlabelled faces or by `cluster_faces` of them. Only `split = "train-main"` leaves the dev part out and selects by
-    it, which takes more labels than `labels`.
+    unlabelled faces or by `cluster_faces` of them; a cluster is as large as its class is among the labelled faces, or
+    all are equal (`cluster_sizes`). Only `split = "train-main"` leaves the dev part out and selects by it, which takes
+    more labels than `labels`.
     """
 
     method: FewLabelsMethod
@@ -38,7 +39,8 @@ class MarginMixTable(StageTable):
     guess_loss: GuessLossKind = "mse"
     guess_weight: float = Field(75.0, ge=0.0)
     ramp: float = Field(1.0, gt=0.0, le=1.0)
-    fuzzifier: float = Field(2.0, gt=1.0)
+    fuzzifier: float = Field(1.5, gt=1.0)
+    cluster_sizes: Literal["labelled", "equal"] = "labelled"
     unlabelled_share: float = Field(0.5, ge=0.0, le=1.0)
     cluster_faces: PositiveInt | None = None
     margin: float = Field(0.5, ge=0.0)

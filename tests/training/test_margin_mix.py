@@ -119,7 +119,8 @@ def test_the_terms_are_those_of_the_steps_written_out(faces: ImageSet, method: s
     assert not torch.equal(pictures[1], pictures[2])
     with torch.no_grad():
         logits, z = model.forward_train(torch.cat(pictures[1:]))
-        probs = logits.softmax(dim=1) if method == "mixmatch" else memberships(z, model.centroids)
+        sizes = faces.targets[target._labelled].mean(dim=0)  # the labelled faces' alone
+        probs = logits.softmax(dim=1) if method == "mixmatch" else memberships(z, model.centroids, 1.5, sizes)
         guess = (probs[:BATCH] + probs[BATCH:]) / 2
         guess = guess**2 / (guess**2).sum(dim=1, keepdim=True)
         own = faces.targets[target._shown[samples]]
@@ -207,8 +208,9 @@ def embeddings(target: MarginMix, faces: ImageSet) -> Tensor:
     return F.normalize(torch.from_numpy(TorchClassifier(target.model, contract).features(crops_of(faces))), dim=1)
 
 
-def test_centroids_begin_at_the_labelled_faces_and_move_after_an_epoch(faces: ImageSet) -> None:
-    target = objective(faces)
+@pytest.mark.parametrize("kind", ["labelled", "equal"])
+def test_centroids_begin_at_the_labelled_faces_and_move_after_an_epoch(faces: ImageSet, kind: str) -> None:
+    target = objective(faces, f"finetune.cluster_sizes={kind}")
     assert faces.targets is not None
     chosen, rest = target._labelled, target._unlabelled
     names = faces.class_names
@@ -216,9 +218,11 @@ def test_centroids_begin_at_the_labelled_faces_and_move_after_an_epoch(faces: Im
     torch.testing.assert_close(target.model.centroids, class_means(z[chosen], faces.targets[chosen], names))
     target.model.centroids.zero_()
     figures = target.evaluate(target.model)
-    expected = settled_centroids(class_means(z[chosen], faces.targets[chosen], names), z[rest])
+    sizes = faces.targets[chosen].mean(dim=0) if kind == "labelled" else None
+    means = class_means(z[chosen], faces.targets[chosen], names)
+    expected = settled_centroids(means, z[rest], fuzzifier=1.5, sizes=sizes)
     torch.testing.assert_close(target.model.centroids, expected, atol=1e-3, rtol=0)
-    belongs = memberships(z[rest], target.model.centroids).argmax(dim=1)
+    belongs = memberships(z[rest], target.model.centroids, 1.5, sizes).argmax(dim=1)
     share = (belongs == faces.targets[rest].argmax(dim=1)).float().mean().item()
     assert figures["guess_accuracy"] == pytest.approx(share, abs=0.02)
 

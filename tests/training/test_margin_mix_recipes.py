@@ -59,7 +59,14 @@ MIXMATCH = {
     "votes": "majority",
     "contempt": "keep",
 }
-OURS = {"fuzzifier": 2.0, "unlabelled_share": 0.5, "margin": 0.5, "margin_weight": 1.0, "cluster_faces": None}
+OURS = {
+    "fuzzifier": 1.5,
+    "cluster_sizes": "labelled",
+    "unlabelled_share": 0.5,
+    "margin": 0.5,
+    "margin_weight": 1.0,
+    "cluster_faces": None,
+}
 
 
 def table_of(recipe: Recipe) -> MarginMixTable:
