@@ -39,7 +39,7 @@ class MarginMixTable(StageTable):
     guess_loss: GuessLossKind = "mse"
     guess_weight: float = Field(75.0, ge=0.0)
     ramp: float = Field(1.0, gt=0.0, le=1.0)
-    fuzzifier: float = Field(1.5, gt=1.0)
+    fuzzifier: float = Field(2.0, gt=1.0)
     cluster_sizes: Literal["labelled", "equal"] = "labelled"
     unlabelled_share: float = Field(0.5, ge=0.0, le=1.0)
     cluster_faces: PositiveInt | None = None

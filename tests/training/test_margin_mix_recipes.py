@@ -60,7 +60,7 @@ MIXMATCH = {
     "contempt": "keep",
 }
 OURS = {
-    "fuzzifier": 1.5,
+    "fuzzifier": 2.0,
     "cluster_sizes": "labelled",
     "unlabelled_share": 0.5,
     "margin": 0.5,
