@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from fer_app.classifier import Crops
 from fer_app.contract import Contract, Precision
 from fer_app.errors import CheckpointError, InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
-from fer_app.model_store import find_bundled
 from fer_app.preprocess import softmax, to_input
-from training.checkpoint import bundled_checkpoint
+from training.checkpoint import checkpoint_at
 from training.evaluation import load_classifier, torch_device
 
 _DTYPES: Final[dict[str, tuple[Precision, torch.dtype]]] = {
@@ -131,9 +130,7 @@ def find(model: str | Path) -> Path:
         ModelNotFoundError: no such file, or no checkpoint.
         CheckpointError: this installation carries no bundled checkpoint.
     """
-    if find_bundled(model) is not None:
-        return bundled_checkpoint(str(model))
-    path = Path(model)
+    path = checkpoint_at(model)
     if path.suffix != ".safetensors":
         raise ModelNotFoundError(f"the backend torch runs .safetensors checkpoints, not {path}")
     if not path.is_file():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
-from fer_app.model_store import DEFAULT, find_bundled
+from fer_app.model_store import DEFAULT, ROLES, bundled_models, find_bundled
 from training.first_few import first_few
 
 FORMAT_VERSION = 1
@@ -111,7 +111,8 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
     """
     entry = find_bundled(name)
     if entry is None:
-        raise CheckpointError(f"no model {name!r} is bundled with this version: there are no weights to start from")
+        there = ", ".join(entry.title for entry in bundled_models()) or "none"
+        raise CheckpointError(f"no model {name!r} is bundled with this version; there are: {there}")
     path = Path(str(resources.files("training") / "weights" / f"{entry.name}.safetensors"))
     if not path.is_file():
         raise CheckpointError(f"this installation carries no weights of {entry.name} to start from")
@@ -134,7 +135,8 @@ def checkpoint_at(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: as `bundled_checkpoint`.
     """
-    return Path(name_or_path) if find_bundled(name_or_path) is None else bundled_checkpoint(str(name_or_path))
+    is_name = name_or_path in ROLES or find_bundled(name_or_path) is not None
+    return bundled_checkpoint(str(name_or_path)) if is_name else Path(name_or_path)
 
 
 def is_checkpoint(path: Path) -> bool:

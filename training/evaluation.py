@@ -132,7 +132,7 @@ def model_file(name_or_path: str, *, precision: str = AUTO, device: str = "auto"
         ModelError: as `choose_model` raises.
     """
     path = Path(name_or_path)
-    if precision != AUTO or path.is_dir() or find_bundled(name_or_path) is not None:
+    if precision != AUTO or not path.suffix or path.is_dir() or find_bundled(name_or_path) is not None:
         return choose_model(name_or_path, precision=precision, device=device)
     return path
 

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from export.bundle import LARGEST_FAST, LARGEST_FILE
 from export.model_card import PICTURES
-from fer_app.model_store import bundled_models, read_card
-from training.checkpoint import bundled_checkpoint, load_checkpoint, read_info
+from fer_app.cli import app
+from fer_app.errors import CheckpointError, ModelNotFoundError
+from fer_app.model_store import ROLES, bundled_models, read_card
+from training.checkpoint import bundled_checkpoint, checkpoint_at, init_path, load_checkpoint, read_info
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
-from training.evaluation import evaluate, open_classifier
+from training.evaluation import evaluate, model_file, open_classifier
 from training.recipe_files import load_recipe
 from training.report import Report
 from training.stages import run_recipe
@@ -81,3 +84,32 @@ def test_training_starts_from_it(mini_ferplus: Path, tmp_path: Path) -> None:
     names = [name for name in theirs if name.startswith("encoder.blocks.") and name.endswith("weight")]
     assert names
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in names)
+
+
+@pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
+def test_it_is_known_by_its_names_wherever_a_model_is_named(entry, mini_ferplus: Path, tmp_path: Path) -> None:
+    kept = TRAINING_WEIGHTS / f"{entry.name}.safetensors"
+    for name in filter(None, (entry.name, entry.role)):
+        assert checkpoint_at(name) == init_path(f"bundled:{name}") == kept
+        assert model_file(name, precision="fp32") == entry.path
+        run = CliRunner().invoke(
+            app, ["eval", name, "--data", str(mini_ferplus), "--device", "cpu", "--precision", "fp32"]
+        )
+        assert run.exit_code == 0, run.output
+        assert f"model sha256 {entry.sha256}" in run.output
+    shown = CliRunner().invoke(app, ["contract", "show", entry.name, "--json"])
+    assert f'"recipe_sha256": "{open_classifier(entry.path).contract.recipe_sha256}"' in shown.output
+    exported = CliRunner().invoke(app, ["export", entry.name, "-o", str(tmp_path / "m.onnx")])
+    assert exported.exit_code == 0, exported.output
+    assert open_classifier(tmp_path / "m.onnx").contract.labels == open_classifier(entry.path).contract.labels
+
+
+def test_names_of_none_of_them_are_refused_with_what_there_is() -> None:
+    for role in set(ROLES) - {entry.role for entry in MODELS}:
+        with pytest.raises(ModelNotFoundError, match=f"no model of the role '{role}' .* {MODELS[0].name}"):
+            model_file(role)
+        with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled .* {MODELS[0].name}"):
+            init_path(f"bundled:{role}")
+        with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled"):
+            checkpoint_at(role)
+    assert checkpoint_at("run/best.safetensors") == init_path("run/best.safetensors") == Path("run/best.safetensors")

@@ -19,7 +19,7 @@ from fer_app.cli import app
 from fer_app.errors import CheckpointError, InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.recognizer import Recognizer
 from tests.export.test_onnx_export import CONV, write_checkpoint
-from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.checkpoint import CheckpointInfo, bundled_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module", params=[[], CONV], ids=["patch", "conv"])
@@ -77,7 +77,7 @@ def test_on_a_gpu(pair, precision: str, tolerance: float) -> None:
 
 
 def test_the_bundled_model(astronaut_path: Path) -> None:
-    assert find("default") == find("mimic_hybrid_ferplus") == module.bundled_checkpoint()
+    assert find("default") == find("mimic_hybrid_ferplus") == bundled_checkpoint()
     faces = Recognizer(backend="torch", device="cpu").predict(astronaut_path)
     expected = Recognizer(device="cpu", precision="fp32").predict(astronaut_path)
     assert faces.label(0) == "happiness"
