@@ -21,8 +21,8 @@ def write(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_bundled_models_digest_is_the_one_it_carries() -> None:
-    """Its contract names the recipe by this digest: what is added to recipes must leave it as it is."""
+def test_a_recipes_digest_stays() -> None:
+    """Weights that were published name their recipe by its digest: what is added to recipes must leave it as it is."""
     digest = "d007e3c50d08cb84c81d9c7c281b26da5a5c6035524305b3da9ccebc76c5a941"
     assert load_recipe("mimic_hybrid_ferplus").sha256 == digest
 
