@@ -117,10 +117,10 @@ def show(
     """Show what a model file says of itself; of an ONNX file its inputs and outputs too."""
     from export.engine_file import read_record
     from fer_app.classifier import read_contract
-    from fer_app.model_store import ROLES, find_bundled, resolve_model
+    from fer_app.model_store import is_bundled_name, resolve_model
     from fer_app.session import open_session
 
-    path = resolve_model(model) if model in ROLES or find_bundled(model) is not None else Path(model)
+    path = resolve_model(model) if is_bundled_name(model) else Path(model)
     if path.suffix == ".safetensors":
         found = _of_checkpoint(path)
     elif path.suffix == ".engine":

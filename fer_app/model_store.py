@@ -118,6 +118,15 @@ def find_bundled(name: str | Path = DEFAULT) -> ModelEntry | None:
     return next((entry for entry in bundled_models() if entry.is_called(name)), None)
 
 
+def is_bundled_name(name: str | Path) -> bool:
+    """Whether a bundled classifier is meant, and no file: by a name, `default`, or a role, were there none of it.
+
+    Raises:
+        ModelIntegrityError: the manifest is missing or damaged.
+    """
+    return name in ROLES or find_bundled(name) is not None
+
+
 def read_card(name: str = DEFAULT) -> str:
     """Return the page that describes a bundled classifier, as Markdown.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
-from fer_app.model_store import DEFAULT, ROLES, bundled_models, find_bundled
+from fer_app.model_store import DEFAULT, bundled_models, find_bundled, is_bundled_name
 from training.first_few import first_few
 
 FORMAT_VERSION = 1
@@ -135,8 +135,7 @@ def checkpoint_at(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: as `bundled_checkpoint`.
     """
-    is_name = name_or_path in ROLES or find_bundled(name_or_path) is not None
-    return bundled_checkpoint(str(name_or_path)) if is_name else Path(name_or_path)
+    return bundled_checkpoint(str(name_or_path)) if is_bundled_name(name_or_path) else Path(name_or_path)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -9,15 +9,12 @@ targets that are mixed from both, which with temperature 1 is the same.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError
-from training.checkpoint import bundled_checkpoint
+from training.checkpoint import init_path
 from training.distillation_table import DistillTable
 from training.evaluation import file_sha256, load_classifier
 
@@ -30,15 +27,15 @@ class Teachers:
     Args:
         table: names them.
         contract: the student's. A teacher has to have the same classes and to see the same pixels.
-        autocast: arithmetic of their heavy layers, e.g. `torch.bfloat16`; None for float32.
+        precision: the recipe's, `bf16` or `fp32`: arithmetic of their heavy layers.
 
     Raises:
         CheckpointError: a teacher is missing, damaged, no classifier, or does not fit the student.
     """
 
-    def __init__(self, table: DistillTable, contract: Contract, *, autocast: torch.dtype | None = None) -> None:
-        self._weight, self._autocast = table.weight, autocast
-        self._paths = [bundled_checkpoint() if name == "bundled" else Path(name) for name in table.teachers]
+    def __init__(self, table: DistillTable, contract: Contract, precision: str) -> None:
+        self._weight, self._bf16 = table.weight, precision == "bf16"
+        self._paths = [init_path(name) for name in table.teachers]
         self._networks: list[tuple[nn.Module, float]] = []
         for path in self._paths:
             network, info = load_classifier(path)
@@ -66,7 +63,7 @@ class Teachers:
             float32, (B, K).
         """
         device, total = images.device, torch.zeros((), device=images.device)
-        with torch.autocast(device.type, self._autocast, enabled=self._autocast is not None):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             for network, temperature in self._networks:
                 logits: Tensor = network.to(device)(images)
                 total = total + (logits.float() / temperature).softmax(dim=1)
@@ -83,19 +80,3 @@ class Teachers:
             float32, (B, K), distributions.
         """
         return targets.lerp(self.probs(images), self._weight)
-
-
-def teachers_of(table: DistillTable | None, contract: Contract, precision: str) -> Teachers | None:
-    """Return the teachers of a recipe at its precision (`bf16` or `fp32`), or None where it has none.
-
-    Raises:
-        CheckpointError: as `Teachers`.
-    """
-    if table is None:
-        return None
-    return Teachers(table, contract, autocast=torch.bfloat16 if precision == "bf16" else None)
-
-
-def with_teachers(fingerprint: dict[str, Any], teachers: Teachers | None) -> dict[str, Any]:
-    """Return what tells a run's data from other data, with the teachers, where there are any."""
-    return fingerprint if teachers is None else {**fingerprint, "teachers": teachers.fingerprint()}

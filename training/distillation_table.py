@@ -12,8 +12,9 @@ from training.stage_table import Table
 class DistillTable(Table):
     """Teachers whose answers count beside the labels (Hinton et al. 2015, arXiv:1503.02531).
 
-    `teachers` are classifier checkpoints, or `bundled`; what they say of a picture is the mean of their calibrated
-    probabilities, at `temperature`. The cross-entropy's target is `weight` times that and the rest the labels.
+    `teachers` are classifier checkpoints, `bundled` or `bundled:NAME`; what they say of a picture is the mean of their
+    calibrated probabilities, at `temperature`. The cross-entropy's target is `weight` times that, and the rest the
+    labels.
     """
 
     teachers: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]

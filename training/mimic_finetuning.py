@@ -16,7 +16,7 @@ from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
-from training.distillation import teachers_of, with_teachers
+from training.distillation import Teachers
 from training.distributed import gather
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
@@ -85,7 +85,9 @@ class MimicFinetuning(Stateless):
             anchor=table.contrastive_anchor,
         )
         self._scl = SclLoss(temperature=table.contrastive_temperature)
-        self.teachers = teachers_of(table.distill, recipe.contract(faces.class_names), recipe.precision)
+        self.teachers: Teachers | None = None
+        if table.distill is not None:
+            self.teachers = Teachers(table.distill, recipe.contract(faces.class_names), recipe.precision)
         self._selection = Selection(selection)
 
     def _build(
@@ -104,7 +106,7 @@ class MimicFinetuning(Stateless):
         """Return what tells these faces from others."""
         faces = self._faces
         known = fingerprint(faces.images, names=faces.names, class_names=faces.class_names, targets=faces.targets)
-        return with_teachers(known, self.teachers)
+        return known if self.teachers is None else {**known, "teachers": self.teachers.fingerprint()}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups with MAE's layer-wise learning-rate decay."""
