@@ -5,7 +5,8 @@
 writes, below the working tree, once all of it is made and checked:
 
     training/weights/NAME.safetensors      16-bit weights, from which further training starts (`init = "bundled:NAME"`)
-    fer_app/weights/NAME.onnx              exported from exactly those, parity checked, accuracy measured again
+    fer_app/weights/NAME.onnx              exported from exactly those, parity checked, accuracy measured again; it
+                                           computes in 32 bits, and keeps its weights in 16
     fer_app/weights/NAME.int8.onnx         the same in 8 bits, for CPUs; with --no-int8 there is none
     fer_app/weights/NAME.fp16.onnx         the same in 16 bits, for GPUs; with --fp16
     fer_app/weights/manifest.toml          the entry with digests and figures
@@ -32,8 +33,10 @@ from typing import Annotated, Final
 import torch
 import typer
 
+from export.half_storage import keep_in_16_bits
 from export.lineage import lineage, without_paths
 from export.model_card import draw_pictures, marked, measure, write_card
+from export.onnx_export import size_of
 from export.threshold import with_threshold
 from export.variants import Faces, Variant, export_variants
 from fer_app.contract import Precision
@@ -43,7 +46,7 @@ from fer_app.model_store import ROLES
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
-from training.evaluation import evaluate, open_classifier
+from training.evaluation import evaluate, file_sha256, open_classifier
 from training.metrics import ClassificationReport
 
 LARGEST_FILE: Final = 45e6
@@ -128,6 +131,7 @@ def bundle(
         before = evaluate(open_classifier(compact, device="cpu"), faces.scored)
         targets = {precision: Path(made_in) / _file(name, precision) for precision in ("fp32", *also)}
         full, *others = export_variants(compact, targets, faces=faces, most_lost=most_lost)
+        full = _kept_in_16_bits(full, compact)
         assert full.report is not None
         if full.report.accuracy < before.accuracy - _LARGEST_DROP:
             raise ExportError(
@@ -147,6 +151,12 @@ def bundle(
     made = Bundle(root, name, role, default, info, full.report, full, tuple(others))
     _write_manifest(made)
     return made
+
+
+def _kept_in_16_bits(full: Variant, compact: Path) -> Variant:
+    """Halve the float32 file, which computes the same afterwards."""
+    keep_in_16_bits(full.path, load_checkpoint(compact)[0])
+    return dataclasses.replace(full, bytes=size_of(full.path), sha256=file_sha256(full.path))
 
 
 def _faces(data: Path, *, calibrate: bool) -> Faces:

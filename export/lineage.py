@@ -1,5 +1,7 @@
 """Where a checkpoint comes from: the run that made it, and the runs that it started from, oldest first.
 
+An ensemble comes from the runs of its members, and from their being joined.
+
 A run folder tells more than a checkpoint alone: `done.json` beside it has the machine and the program. A bundled
 checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,14 @@ class Run:
     counters: Mapping[str, int]
     done: Mapping[str, Any]
 
-    @property
-    def epochs(self) -> str:
-        """How long its last stage was trained, in words."""
-        planned = self.recipe[self.recipe["stages"][-1]]["epochs"]
-        return f"{self.counters['epochs']} of {planned}"
+    def told(self) -> Iterator[str]:
+        """Say in lines of Markdown what it was trained on, for how long, and where."""
+        stage = self.recipe[self.recipe["stages"][-1]]
+        faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
+        epochs = f"{self.counters['epochs']} of {stage['epochs']} epochs"
+        yield f"- `{self.name}`: {faces}, seed {self.recipe['seed']}; {epochs}, {self.counters['steps']} steps,"
+        machine, program = (self.done.get(key, "not recorded") for key in ("machine", "program"))
+        yield f"  {self.seconds / 3600:.2f} hours. Machine: {machine}. Program: {program}."
 
     def command(self) -> str:
         """Return the line that does the same again, with all that differs from the recipe of that name."""
@@ -67,8 +72,29 @@ class Run:
         ]
 
 
-def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run]:
-    """Follow `init` from a checkpoint to the first run.
+@dataclass(frozen=True)
+class Joining:
+    """One `fer ensemble`.
+
+    Attributes:
+        members: the recipes that its members were trained by.
+    """
+
+    members: Sequence[str]
+
+    def told(self) -> Iterator[str]:
+        """Say in lines of Markdown what was joined."""
+        members = ", ".join(f"`{name}`" for name in self.members)
+        yield f"- `fer ensemble`: the mean of the calibrated logits of {members}."
+
+    def command(self) -> str:
+        """Return the line that does the same again."""
+        files = " ".join(f"runs/{name}/finetune/best.safetensors" for name in self.members)
+        return f"fer ensemble {files} --data ferplus/ -o runs/ensemble.safetensors"
+
+
+def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
+    """Follow `init` from a checkpoint to the first run, and an ensemble to its members' runs, each told once.
 
     Args:
         checkpoint: a classifier, best where its run has left it.
@@ -78,6 +104,10 @@ def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run]:
         ExportError: a file that a run started from is not there, or is nobody's we know.
         CheckpointError: such a file cannot be read.
     """
+    if "members" in info.recipe:
+        members = [Path(member) for member in info.recipe["members"] if _is_file(member)]
+        runs = {step.command(): step for member in members for step in lineage(member, read_info(member))}
+        return [*runs.values(), Joining([_recipe_name(member) for member in members])]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]
@@ -94,13 +124,22 @@ def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run]:
 
 
 def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's recipe with `init = "recipe:NAME"` where it was the path of what NAME has made.
+    """Return a checkpoint's recipe with `recipe:NAME` where it had the path of what NAME has made: `init`, `members`.
 
     Raises:
-        ExportError: the path leads nowhere, or not to a checkpoint of ours.
+        ExportError: a path leads nowhere, or not to a checkpoint of ours.
     """
-    init = recipe.get("init", "scratch")
-    return dict(recipe) | ({"init": f"recipe:{read_info(Path(init)).recipe['name']}"} if _is_file(init) else {})
+    if "members" in recipe:
+        return dict(recipe) | {"members": [_portable(member) for member in recipe["members"]]}
+    return dict(recipe) | ({"init": _portable(recipe["init"])} if "init" in recipe else {})
+
+
+def _portable(file: str) -> str:
+    return f"recipe:{_recipe_name(Path(file))}" if _is_file(file) else file
+
+
+def _recipe_name(checkpoint: Path) -> str:
+    return str(read_info(checkpoint).recipe["name"])
 
 
 def _is_file(init: str) -> bool:

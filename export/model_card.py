@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from export.failure_sheet import Answer, ask, draw_answers
-from export.lineage import Run
+from export.lineage import Joining, Run
 from export.model_speed import BATCHES, Speed, measure_speed
 from export.variants import Variant
 from fer_app.errors import ExportError
@@ -35,7 +35,7 @@ class Measured:
 
     Attributes:
         name: of the model.
-        runs: that trained it, oldest first.
+        runs: what made it, oldest first.
         dev_accuracy: a share, of the checkpoint that it chose; None where the last epoch counts.
         files: the float32 one first.
         report: of that one, on FERPlus Valid.
@@ -47,7 +47,7 @@ class Measured:
     """
 
     name: str
-    runs: Sequence[Run]
+    runs: Sequence[Run | Joining]
     dev_accuracy: float | None
     files: Sequence[Variant]
     report: ClassificationReport
@@ -72,7 +72,7 @@ def marked(card: Path) -> str:
 
 def measure(
     name: str,
-    runs: Sequence[Run],
+    runs: Sequence[Run | Joining],
     dev_accuracy: float | None,
     files: Sequence[Variant],
     faces: ImageSet,
@@ -83,7 +83,7 @@ def measure(
 
     Args:
         name: of the model.
-        runs: that trained it.
+        runs: what made it.
         dev_accuracy: a share, of the checkpoint that it chose; None where the last epoch counts.
         files: the float32 one first.
         faces: FERPlus Valid.
@@ -173,7 +173,9 @@ def _figures(made: Measured) -> Iterator[str]:
     if made.dev_accuracy is None:
         yield "- Chosen by: nothing; it is the last epoch's."
     else:
-        yield f"- Chosen by: accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %), after every epoch."
+        members = "; the members each by theirs" if isinstance(made.runs[-1], Joining) else ""
+        chosen = f"accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %)"
+        yield f"- Chosen by: {chosen}, after every epoch{members}."
     yield f"- Temperature: {full.contract.temperature:.3f}."
     for file in made.files:
         yield from _uncertainty(file)
@@ -313,11 +315,7 @@ def _training(made: Measured) -> Iterator[str]:
     yield "## How it was trained"
     yield ""
     for run in made.runs:
-        stage = run.recipe[run.recipe["stages"][-1]]
-        faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
-        yield f"- `{run.name}`: {faces}, seed {run.recipe['seed']}; {run.epochs} epochs, {run.counters['steps']} steps,"
-        machine, program = (run.done.get(key, "not recorded") for key in ("machine", "program"))
-        yield f"  {run.seconds / 3600:.2f} hours. Machine: {machine}. Program: {program}."
+        yield from run.told()
     yield ""
     yield "```sh"
     for run in made.runs:

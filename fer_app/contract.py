@@ -22,6 +22,8 @@ ColorMode = Literal["rgb", "gray"]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
+_SHARED = ("labels", "img_size", "color_mode", "in_chans", "mean", "std", "crop", "interpolation")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
@@ -118,6 +120,10 @@ class Contract:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; checked like a new one."""
         return dataclasses.replace(self, **changes)
+
+    def apart_from(self, other: Self) -> list[str]:
+        """Return the fields that keep two networks from sharing input and classes; empty where they can."""
+        return [name for name in _SHARED if getattr(self, name) != getattr(other, name)]
 
     def to_json(self) -> str:
         """Return the contract as one line of JSON with sorted keys."""

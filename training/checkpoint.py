@@ -37,7 +37,7 @@ class CheckpointInfo:
     Attributes:
         kind: `encoder` (pre-trained, no head) or `classifier`.
         architecture: `VitConfig.to_dict()` under `encoder`, and for classifiers the head's arguments; or the shape of a
-            `WideResNet` under `wide_resnet`, and its number of classes.
+            `WideResNet` under `wide_resnet`, and its number of classes; or those of an ensemble's `members`.
         counters: whole numbers: epochs and steps done, and seconds that they took.
         recipe: the recipe as written by `Recipe.to_json`, parsed; empty when there is none.
         metrics: figures measured when it was saved.

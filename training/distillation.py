@@ -18,8 +18,6 @@ from training.checkpoint import init_path
 from training.distillation_table import DistillTable
 from training.evaluation import file_sha256, load_classifier
 
-_PIXELS = ("labels", "img_size", "color_mode", "in_chans", "mean", "std")
-
 
 class Teachers:
     """Frozen classifiers; they see normalised pictures, and move to the device that those are on.
@@ -40,7 +38,7 @@ class Teachers:
         for path in self._paths:
             network, info = load_classifier(path)
             assert info.contract is not None  # of every classifier
-            if other := [name for name in _PIXELS if getattr(info.contract, name) != getattr(contract, name)]:
+            if other := info.contract.apart_from(contract):
                 raise CheckpointError(f"the teacher {path} differs from the recipe in {', '.join(other)}")
             self._networks.append((network.requires_grad_(False), info.contract.temperature * table.temperature))
 

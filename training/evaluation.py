@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer_app.contract import Contract
-from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, ProviderUnavailableError
+from fer_app.errors import CheckpointError, ConfigError, DatasetError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.model_choice import AUTO, choose_model
 from fer_app.model_store import find_bundled
 from fer_app.preprocess import softmax, to_input
 from fer_app.session import parse_device
+from models.ensemble import Ensemble
 from models.mimic import MimicClassifier
 from models.pll_fer import PllFerClassifier
 from models.vit import VisionTransformer, VitConfig
@@ -87,6 +88,7 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
     """Return the network that a classifier checkpoint describes, with fresh weights.
 
     Its architecture names the kind of its head: `label_decoder`; without a name, the linear one of older checkpoints.
+    That of an ensemble is the list of its members' architectures.
 
     Raises:
         CheckpointError: the checkpoint is an encoder's, or its architecture is not ours.
@@ -94,14 +96,21 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
     if info.kind != "classifier":
         raise CheckpointError("this checkpoint is a pre-trained encoder; fine-tune it first")
     try:
-        head = dict(info.architecture)
-        if "wide_resnet" in head:
-            return WideResNet(**head.pop("wide_resnet"), **head)
-        encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
-        kind = _CLASSIFIERS[head.pop("head", "linear")]
-        return kind(encoder, **head)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if "members" in info.architecture:
+            members = [_build(member) for member in info.architecture["members"]]
+            return Ensemble(members, [1.0] * len(members))  # temperatures are among the weights
+        return _build(info.architecture)
+    except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error
+
+
+def _build(architecture: Mapping[str, Any]) -> nn.Module:
+    head = dict(architecture)
+    if "wide_resnet" in head:
+        return WideResNet(**head.pop("wide_resnet"), **head)
+    encoder = VisionTransformer(VitConfig.from_dict(head.pop("encoder")))
+    kind = _CLASSIFIERS[head.pop("head", "linear")]
+    return kind(encoder, **head)
 
 
 def load_classifier(path: Path) -> tuple[nn.Module, CheckpointInfo]:

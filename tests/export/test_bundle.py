@@ -7,6 +7,7 @@ import pytest
 
 from export import bundle as bundle_module
 from export.bundle import bundle, make_scratch
+from export.half_storage import keep_in_16_bits
 from export.lineage import lineage
 from export.model_card import BEGIN, END, PICTURES, table
 from export.onnx_export import export_onnx
@@ -14,6 +15,7 @@ from fer_app.errors import ExportError
 from tests.export.test_onnx_export import write_checkpoint
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
+from training.ensemble import join
 from training.evaluation import evaluate, file_sha256, fitting_threshold, open_classifier
 from training.recipe_files import load_recipe
 
@@ -92,7 +94,10 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert "not recorded" in card  # the checkpoint lies in no run's folder
 
     export_onnx(weights, tree / "again.onnx")  # the repository holds what the served file is made from
+    keep_in_16_bits(tree / "again.onnx", load_checkpoint(weights)[0])
     assert file_sha256(tree / "again.onnx") == entry["sha256"]
+    assert f"{onnx_file.stat().st_size / 1e6:.1f} |" in card
+    assert onnx_file.stat().st_size < 0.75 * checkpoint.stat().st_size
 
 
 def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
@@ -190,13 +195,40 @@ def test_runs_are_followed_and_no_path_is_kept(
         lineage(best, load_checkpoint(best)[1])
 
 
+def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    files = []
+    for name, seed in (("debug", 3), ("second", 4)):
+        folder = tmp_path / name / "finetune"
+        folder.mkdir(parents=True)
+        files.append(folder / "best.safetensors")
+        recipe = info.recipe | {"name": name, "seed": seed}
+        save_checkpoint(files[-1], weights, dataclasses.replace(info, recipe=recipe))
+    join(files, tmp_path / "both.safetensors", mini_ferplus)
+    made = bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    assert made.info.recipe["members"] == ["recipe:debug", "recipe:second"]
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card
+    assert card.index("- `debug`: FERPlus train-main (majority), seed 3") < card.index("- `second`: ")
+    assert "- `fer ensemble`: the mean of the calibrated logits of `debug`, `second`." in card
+    command = "fer ensemble runs/debug/finetune/best.safetensors runs/second/finetune/best.safetensors --data ferplus/"
+    assert command in card
+    assert "the members each by theirs" in card
+    files[0].unlink()
+    with pytest.raises(ExportError, match=r"started from .*not there"):
+        bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+
+
 def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
     recipe = load_recipe("debug", ["seed=7", "finetune.epochs=5", "init=recipe:other"])
     info = CheckpointInfo(
-        kind="encoder", architecture={}, recipe=json.loads(recipe.to_json()), counters={"epochs": 3, "seconds": 1}
+        kind="encoder",
+        architecture={},
+        recipe=json.loads(recipe.to_json()),
+        counters={"epochs": 3, "steps": 9, "seconds": 1},
     )
     (run,) = lineage(Path("debug/finetune/best.safetensors"), info)
-    assert run.epochs == "3 of 5"
+    assert "3 of 5 epochs" in next(run.told())
     changes = {word for word in run.command().split() if "=" in word}
     assert changes == {"seed=7", "finetune.epochs=5", "init=runs/other/finetune/best.safetensors"}
 

@@ -1,0 +1,146 @@
+"""Ensembles: trained classifiers joined into one checkpoint, which is scored, exported and served like any other.
+
+The logits are the mean of the members' (`models.ensemble`); one temperature and one threshold of the whole are fitted
+on the faces of `dev`, as a training run fits its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fer_app.errors import CheckpointError, InputError
+from models.ensemble import Ensemble
+from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.data.datasets import load, relabel
+from training.data.locate import locate
+from training.data.splits import share_faces
+from training.evaluation import file_sha256, load_classifier
+from training.selection import Selection, calibrated, scores
+
+
+@dataclass(frozen=True)
+class Member:
+    """One classifier of an ensemble.
+
+    Attributes:
+        path: of its checkpoint.
+        network: with its weights, in eval mode.
+        info: what the checkpoint says.
+    """
+
+    path: Path
+    network: nn.Module
+    info: CheckpointInfo
+
+    @property
+    def split(self) -> str:
+        """What it was trained on; empty where its checkpoint does not say."""
+        return str((self.info.recipe.get("finetune") or {}).get("split", ""))
+
+
+def join(paths: Sequence[Path], target: Path, data: Path | None = None) -> CheckpointInfo:
+    """Write the ensemble of some classifiers.
+
+    Args:
+        paths: two or more checkpoints.
+        target: the file to write.
+        data: labelled faces, whose `dev` calibrates; None leaves the temperature at 1, and nothing is uncertain.
+
+    Returns:
+        What the new checkpoint says.
+
+    Raises:
+        CheckpointError: a member is missing, damaged, no classifier, or an ensemble itself; members differ in their
+            classes, their input or the split that they were trained on; that split has faces of `dev`; or the file
+            cannot be written.
+        DatasetError: of `data`.
+        InputError: `target` is a member.
+    """
+    members = [_member(path) for path in paths]
+    _need_likeness(members)
+    if target.exists() and any(target.samefile(member.path) for member in members):
+        raise InputError(f"{target} is a member itself: name another file to write")
+    temperatures = [member.info.contract.temperature for member in members if member.info.contract is not None]
+    network = Ensemble([member.network for member in members], temperatures).eval()
+    figures = {} if data is None else _figures(network, members[0], data)
+    info = _info(members, figures)
+    save_checkpoint(target, network.state_dict(), info)
+    return info
+
+
+def _member(path: Path) -> Member:
+    network, info = load_classifier(path)
+    if "members" in info.architecture:
+        raise CheckpointError(f"{path} is an ensemble itself: name its members")
+    return Member(path, network, info)
+
+
+def _need_likeness(members: Sequence[Member]) -> None:
+    """Refuse networks that cannot answer together.
+
+    Raises:
+        CheckpointError: there are fewer than two, or one is unlike the first.
+    """
+    if len(members) < 2:
+        raise CheckpointError("an ensemble has two members or more")
+    first = members[0]
+    for other in members[1:]:
+        assert first.info.contract is not None
+        assert other.info.contract is not None
+        if apart := other.info.contract.apart_from(first.info.contract):
+            raise CheckpointError(f"{other.path} and {first.path} differ in {', '.join(apart)}")
+        if other.split != first.split:
+            raise CheckpointError(
+                f"{other.path} was trained on {other.split or 'an unknown split'}, {first.path} on "
+                f"{first.split or 'an unknown one'}: nobody could say what their ensemble may be scored on"
+            )
+
+
+def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
+    """Return what `dev` calibrates, and the scores there.
+
+    Raises:
+        CheckpointError: the members were trained on it.
+        DatasetError: of the data.
+    """
+    contract = first.info.contract
+    assert contract is not None
+    if not first.split or share_faces("dev", first.split):
+        raise CheckpointError(
+            f"the members were trained on {first.split or 'an unknown split'}, so that dev cannot calibrate them; "
+            "leave out --data"
+        )
+    dev = load(locate([data]).need_faces(), "dev", img_size=contract.img_size, color_mode=contract.color_mode)
+    return Selection(relabel(dev, contract.labels)).figures(network, contract)
+
+
+def _info(members: Sequence[Member], figures: Mapping[str, float]) -> CheckpointInfo:
+    contract = members[0].info.contract
+    assert contract is not None
+    recipe: dict[str, Any] = {
+        "name": "ensemble",
+        "stages": ["finetune"],
+        "finetune": {"split": members[0].split},
+        "members": [str(member.path) for member in members],
+        "members_sha256": [file_sha256(member.path) for member in members],
+    }
+    licenses = dict.fromkeys(member.info.contract.license for member in members if member.info.contract is not None)
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    plain = contract.replace(
+        temperature=1.0, uncertain_below=0.0, metrics={}, license="; ".join(licenses), recipe_sha256=digest
+    )
+    return CheckpointInfo(
+        kind="classifier",
+        architecture={"members": [member.info.architecture for member in members]},
+        counters={"seconds": sum(member.info.counters.get("seconds", 0) for member in members)},
+        recipe=recipe,
+        metrics=scores(figures),
+        contract=calibrated(plain, figures),
+    )
