@@ -20,7 +20,7 @@ from training.distillation import Teachers
 from training.distributed import gather
 from training.fingerprint import fingerprint
 from training.layer_decay import param_groups
-from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
+from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights, log_prior
 from training.losses.mscl_loss import MsclLoss
 from training.losses.scl_loss import SclLoss
 from training.mixing import MixUpCutMix
@@ -78,7 +78,8 @@ class MimicFinetuning(Stateless):
         self._mix = MixUpCutMix(table.mixup_alpha, table.cutmix_alpha, prob=table.mix_prob)
         self._classes = faces.targets.argmax(dim=1)
         weights = class_weights(table.class_weights, self._classes, len(faces.class_names))
-        self._cross_entropy = CrossEntropyLoss(table.label_smoothing, weights)
+        offset = table.logit_adjustment * log_prior(faces.targets) if table.logit_adjustment else None
+        self._cross_entropy = CrossEntropyLoss(table.label_smoothing, weights, offset)
         self._mscl = MsclLoss(
             temperature=table.contrastive_temperature,
             threshold=table.contrastive_threshold,

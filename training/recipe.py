@@ -186,9 +186,9 @@ class FinetuneTable(StageTable):
     it out of training; with the others the last epoch counts, and probabilities are not calibrated. `train_share` is
     the part of every class that is trained on, always the same faces. `balanced` shows every class as often as the
     largest, or until `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A
-    face's class is its largest target. With `contrastive_gather`, faces are contrasted with those of all processes.
-    `keep_head` goes on with the head of the classifier that `init` names, if it knows all classes. `distill` names
-    teachers.
+    face's class is its largest target. `logit_adjustment` is that method's tau. With `contrastive_gather`, faces are
+    contrasted with those of all processes. `keep_head` goes on with the head of the classifier that `init` names, if
+    it knows all classes. `distill` names teachers.
     """
 
     method: Annotated[Literal["mimic"], LATER] = "mimic"
@@ -200,6 +200,7 @@ class FinetuneTable(StageTable):
     balanced: Annotated[bool, LATER] = False
     epoch_samples: Annotated[PositiveInt | None, LATER] = None
     class_weights: Annotated[ClassWeights, LATER] = "none"
+    logit_adjustment: Annotated[float, Field(ge=0.0, le=1.0), LATER] = 0.0
     views: Literal[1, 2] = 2
     keep_head: Annotated[bool, LATER] = False
     layer_decay: float = Field(0.65, gt=0.0, le=1.0)
@@ -230,7 +231,7 @@ class FinetuneTable(StageTable):
             if self.pll is not None or self.label_decoder is not None:
                 raise ValueError("the tables pll and label_decoder are for loss = 'pll'")
             return self
-        needed = {"views": 1, "mix_prob": 0.0, "label_smoothing": 0.0, "class_weights": "none"}
+        needed = {"views": 1, "mix_prob": 0.0, "label_smoothing": 0.0, "class_weights": "none", "logit_adjustment": 0.0}
         if wrong := [f"{name} = {value!r}" for name, value in needed.items() if getattr(self, name) != value]:
             raise ValueError(
                 f"loss = 'pll' revises labels by what it says of each face as it is: set {', '.join(wrong)}"
@@ -255,8 +256,12 @@ class FinetuneTable(StageTable):
     def _balances_once(self) -> Self:
         if self.epoch_samples is not None and not self.balanced:
             raise ValueError("epoch_samples ends a balanced epoch: set balanced = true too")
-        if self.balanced and self.class_weights != "none":
-            raise ValueError("balanced = true evens the classes out already: leave class_weights = 'none'")
+        evening = {"class_weights": self.class_weights != "none", "logit_adjustment": self.logit_adjustment > 0}
+        if self.balanced and any(evening.values()):
+            others = " and ".join(name for name, is_set in evening.items() if is_set)
+            raise ValueError(f"balanced = true evens the classes out already: leave out {others}")
+        if all(evening.values()):
+            raise ValueError("class_weights evens the classes out already: leave out logit_adjustment")
         return self
 
 

@@ -10,7 +10,7 @@ from fer_app.errors import ConfigError
 from training.augment import BatchAugment, epoch_draws
 from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
-from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights
+from training.losses.cross_entropy_loss import CrossEntropyLoss, class_weights, log_prior
 from training.mimic_finetuning import MimicFinetuning
 from training.recipe_files import load_recipe
 from training.sampling import Share, epoch_order
@@ -97,9 +97,34 @@ def test_class_weights_reach_the_cross_entropy(unequal: ImageSet) -> None:
     assert not torch.isclose(a["ce"], b["ce"])
 
 
+def test_logit_adjustment_adds_the_log_of_each_class_share(unequal: ImageSet) -> None:
+    plain = objective(unequal, "finetune.mix_prob=0.0")
+    adjusted = objective(unequal, "finetune.mix_prob=0.0", "finetune.logit_adjustment=0.5")
+    samples = next(iter(plain.start_epoch(0, BATCH, Share()).starting_at(0)))
+    adjusted.start_epoch(0, BATCH, Share())
+    a, b = (target.losses(target.model, samples, np.random.default_rng(0)) for target in (plain, adjusted))
+    torch.testing.assert_close(a["contrastive"], b["contrastive"])
+    assert unequal.targets is not None
+    targets = unequal.targets[samples].repeat(2, 1)
+    with torch.no_grad():
+        images = torch.cat([plain._augment(unequal.images[samples], plain._draws[samples, view]) for view in (0, 1)])
+        logits = adjusted.model(images)  # what is served: without the offset
+    counts = unequal.targets.argmax(dim=1).bincount()
+    expected = -((logits + 0.5 * (counts / counts.sum()).log()).log_softmax(1) * targets).sum(1).mean()
+    torch.testing.assert_close(b["ce"].detach(), expected)
+    assert not torch.isclose(a["ce"], b["ce"])
+
+
+def test_shares_come_from_soft_and_multi_hot_targets_and_a_class_without_any_has_a_finite_one() -> None:
+    shares = log_prior(torch.tensor([[1.0, 1.0, 0.0], [0.2, 0.8, 0.0]])).exp()
+    torch.testing.assert_close(shares, torch.tensor([0.35, 0.65, 0.25]))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (["finetune.balanced=true", "finetune.logit_adjustment=0.5"], "out already: leave out logit_adjustment"),
+        (["finetune.class_weights=inverse", "finetune.logit_adjustment=0.5"], "class_weights evens the classes out"),
         (["finetune.epoch_samples=100"], "set balanced = true too"),
         (["finetune.balanced=true", "finetune.class_weights=inverse"], "evens the classes out already"),
         (["finetune.class_weights=inverted"], "finetune.class_weights"),

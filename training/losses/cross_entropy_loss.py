@@ -1,4 +1,4 @@
-"""Cross-entropy against soft targets, with class weights or without."""
+"""Cross-entropy against soft targets, with or without class weights and logit adjustment."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def class_weights(kind: ClassWeights, classes: Tensor, num_classes: int) -> Tens
     return (worth * counts.sum() / (worth * counts).sum()).float()
 
 
+def log_prior(targets: Tensor) -> Tensor:
+    """Return the logarithm of each class's share of the targets, as logit adjustment needs it.
+
+    Args:
+        targets: float, (N, K), distributions or multi-hot rows; a row counts 1 in all.
+
+    Returns:
+        float32, (K,); a class without any has the share of half a sample.
+    """
+    shares = (targets / targets.sum(dim=1, keepdim=True)).double().mean(dim=0)
+    return shares.clamp(min=0.5 / len(targets)).log().float()
+
+
 class CrossEntropyLoss(nn.Module):
     """Mean over the batch of `-sum_k y_k log softmax(logits)_k`.
 
@@ -41,20 +54,28 @@ class CrossEntropyLoss(nn.Module):
     `-sum_ik w_k y_ik log softmax(logits_i)_k / sum_ik w_k y_ik`, torch's weighted mean for one-hot rows; as there,
     smoothing changes the upper sum alone.
 
+    With an offset the softmax is of `logits + offset`. With tau times the logarithm of each class's share it is logit
+    adjustment (Menon et al. 2021, arXiv:2007.07314, eq. 10): the network learns the rest, and what it says without the
+    offset is as if classes were less unequal, for tau = 1 equally frequent.
+
     Args:
         label_smoothing: s; the targets become `(1 - s) y + s / K`.
         weights: float32, (K,), what each class counts; None where all count 1.
+        offset: float32, (K,), what is added to the logits; None for nothing.
 
     Raises:
         ConfigError: `label_smoothing` is not in [0, 1).
     """
 
-    def __init__(self, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, label_smoothing: float = 0.0, weights: Tensor | None = None, offset: Tensor | None = None
+    ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
         self.weights = weights
+        self.offset = offset
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss, a float32 scalar.
@@ -69,6 +90,8 @@ class CrossEntropyLoss(nn.Module):
         if logits.shape != targets.shape or logits.ndim != 2:
             raise ValueError(f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must both be (B, K)")
         logits, targets, smoothing = logits.float(), targets.float(), self.label_smoothing
+        if self.offset is not None:
+            logits = logits + self.offset.to(logits.device)
         if self.weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
         weights = self.weights.to(logits.device)
