@@ -15,7 +15,7 @@ from fer_app.errors import CheckpointError, ConfigError
 from training.allocator import keep_freed_memory
 from training.announcement import announce, need_room
 from training.board import need_tensorboard
-from training.checkpoint import init_path, is_checkpoint, load_checkpoint
+from training.checkpoint import init_path, is_checkpoint
 from training.data.datasets import Contempt, Split, at, load
 from training.data.ferplus_votes import VoteMode
 from training.data.general import load_images
@@ -25,6 +25,7 @@ from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream
 from training.data.prepared import crop_note
 from training.distributed import World, launch
+from training.encoder_weights import fit_positions, read_encoder
 from training.fingerprint import differences
 from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
@@ -150,7 +151,7 @@ def _run_stages(
                 raise
             world.first(_finish, folder, progress, objective)
         made = folder.made
-        start = _encoder_weights(made)
+        start = read_encoder(made)[0]
     return made
 
 
@@ -203,21 +204,13 @@ def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> di
             )
         path = encoder
     if is_checkpoint(path):
-        weights = _encoder_weights(path)
-        line = f"init: {path}: {len(weights)} tensors of the encoder of a checkpoint"
+        weights, info = read_encoder(path)
+        notes = fit_positions(weights, info, recipe.model.vit_config())
+        line = f"init: {path}: " + "; ".join([f"{len(weights)} tensors of the encoder of a checkpoint", *notes])
     else:
         weights, line = read_public_weights(recipe.init, recipe.model)
     report.line(line)
     return weights
-
-
-def _encoder_weights(path: Path) -> dict[str, Tensor]:
-    """Return the encoder's part of a checkpoint of either kind."""
-    weights, info = load_checkpoint(path)
-    if info.kind == "encoder":
-        return weights
-    prefix = "encoder."
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def _prepare(
