@@ -8,10 +8,9 @@ BIN := $(VENV)/bin
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made.
 FAST := mimic_hybrid_ferplus
 FAST_CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts
-# The ensemble of what the chain above makes, and these two.
+# The ensemble of what the chain above makes, and this one.
 ACCURATE := hybrid_ensemble_ferplus
 WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide
-NARROW_CHAIN := hybrid_ferplus_narrow_32 hybrid_ferplus_narrow
 RUNS ?= runs/bundled
 
 .PHONY: help demo test check lint types format model accurate clean
@@ -23,7 +22,7 @@ help:
 	@echo 'make format  let ruff format the code and mend what it can'
 	@echo 'make model DATA=ferplus/     train the model of the role fast again, going on where it stopped, and bundle it into $(RUNS)/$(FAST)'
 	@echo '             (with BUNDLE=1 into this tree); RUNS names another folder, ARGS are more words for fer train'
-	@echo 'make accurate DATA=ferplus/  the same for the model of the role accurate: that one, two more, and their ensemble'
+	@echo 'make accurate DATA=ferplus/  the same for the model of the role accurate: that one, a wider one, and their ensemble'
 	@echo 'make clean   remove $(VENV), caches and build products (not runs/ and predictions/)'
 	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest, or for fer train)'
 
@@ -74,9 +73,9 @@ model: $(VENV)/.dev-installed
 
 accurate: $(VENV)/.dev-installed
 	@$(train); \
-	fast=$$(train $(FAST_CHAIN)) && wide=$$(train $(WIDE_CHAIN)) && narrow=$$(train $(NARROW_CHAIN)) && \
+	fast=$$(train $(FAST_CHAIN)) && wide=$$(train $(WIDE_CHAIN)) && \
 	made=$(RUNS)/ensemble.safetensors && \
-	$(BIN)/fer ensemble $$fast $$wide $$narrow --data "$(DATA)" -o $$made && \
+	$(BIN)/fer ensemble $$fast $$wide --data "$(DATA)" -o $$made && \
 	$(call bundle,$(ACCURATE),accurate)
 
 clean:
