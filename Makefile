@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made.
 FAST := mimic_hybrid_ferplus
-FAST_CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts
+FAST_CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 # The ensemble of what the chain above makes, and this one.
 ACCURATE := hybrid_ensemble_ferplus
 WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide
