@@ -115,8 +115,9 @@ class MaskedAutoencoder(nn.Module):
         config = encoder.config
         if config.stem != "patch":
             raise ConfigError(
-                "masked pre-training needs stem = 'patch': the receptive fields of a convolutional stem overlap, "
-                "so tokens that stay would show the pixels of tokens that are removed"
+                "pre-training that removes patches needs stem = 'patch': the receptive fields of a convolutional stem "
+                "overlap, so tokens that stay would show the pixels of tokens that are removed; "
+                "pretrain.method = 'simmim' masks pixels instead"
             )
         if decoder_embed_dim % decoder_num_heads or decoder_embed_dim % 4:
             raise ConfigError(

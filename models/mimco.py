@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -15,33 +14,6 @@ from models.vit import INIT_STD, VisionTransformer, init_transformer_weights
 
 HeadKind = Literal["linear", "mlp"]
 ImagePool = Literal["token", "avg"]
-
-
-def random_block_mask(noise: Tensor, mask_ratio: float, grid_size: tuple[int, int], block: int) -> Tensor:
-    """Mask square blocks of patches: those with the smallest noise (SimMIM, Xie et al. 2022, arXiv:2111.09886).
-
-    Args:
-        noise: (B, (height / block) * (width / block)), the randomness itself.
-        mask_ratio: share of the blocks to mask, rounded up to whole blocks.
-        grid_size: (height, width) of the token grid; multiples of `block`.
-        block: side of a block, in patches.
-
-    Returns:
-        bool, (B, height * width), True where masked.
-
-    Raises:
-        ConfigError: blocks do not fill the grid, or the ratio masks none of them or all.
-    """
-    height, width = grid_size
-    if height % block or width % block:
-        raise ConfigError(f"blocks of {block} x {block} patches do not fill a grid of {height} x {width}")
-    rows, columns = height // block, width // block
-    masked = math.ceil(rows * columns * mask_ratio)
-    if not 1 <= masked < rows * columns:
-        raise ConfigError(f"mask_ratio {mask_ratio} masks {masked} of {rows * columns} blocks; both parts need one")
-    rank = noise.argsort(dim=1).argsort(dim=1)
-    blocks = (rank < masked).reshape(-1, rows, columns)
-    return blocks.repeat_interleave(block, dim=1).repeat_interleave(block, dim=2).flatten(1)
 
 
 class MimCoCodes(NamedTuple):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.hog import BINS, HogAutoencoder
-from models.mae import MaskedAutoencoder, patchify, unpatchify
-from training.reconstruction import Reconstructions, pixels_of, predictions_of
+from models.mae import patchify, unpatchify
+from training.reconstruction import MaskedNetwork, Reconstructions, pixels_of, predictions_of
 
 _GLYPH_PX: Final = 12  # side of a cell's drawing
 
@@ -23,7 +23,7 @@ class HogPictures(Reconstructions):
     are what the network sees, the gradients that it predicts around the visible ones, and those of the original.
     """
 
-    def _rows(self, model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> dict[str, NDArray[np.uint8]]:
+    def _rows(self, model: MaskedNetwork, images: Tensor, noise: Tensor) -> dict[str, NDArray[np.uint8]]:
         assert isinstance(model, HogAutoencoder)
         pred, mask = predictions_of(model, images, noise)
         target, hidden = model.target(images), mask[..., None].bool()

@@ -11,7 +11,7 @@ from models.vit import VisionTransformer
 from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch
 from training.recipe import PretrainTable, Recipe
-from training.reconstruction import PICTURES, Reconstructions
+from training.reconstruction import PICTURES, MaskedNetwork, Reconstructions
 from training.run_folder import RunFolder
 from training.unlabelled import UnlabelledPretraining
 
@@ -49,7 +49,7 @@ class MaePretraining(UnlabelledPretraining):
         shown = images.first(PICTURES) if isinstance(images, PhotoStream) else images
         self._reconstructions = self._pictures_of(recipe, table, shown)
 
-    def _build(self, encoder: VisionTransformer, table: PretrainTable) -> MaskedAutoencoder:
+    def _build(self, encoder: VisionTransformer, table: PretrainTable) -> MaskedNetwork:
         """Return the network that pre-trains the encoder."""
         return MaskedAutoencoder(
             encoder,
@@ -65,7 +65,7 @@ class MaePretraining(UnlabelledPretraining):
         return Reconstructions(recipe, table, shown)
 
     def losses(self, model: nn.Module, samples: Tensor | StreamBatch, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return `loss`: mean squared error over the masked patches."""
+        """Return `loss`: the network's error over what is masked."""
         device = next(model.parameters()).device
         images = self._augment(*self._pictures.read(samples, device))
         noise = torch.from_numpy(rng.random((len(samples), self.draws_a_sample), dtype=np.float32)).to(device)
@@ -80,5 +80,5 @@ class MaePretraining(UnlabelledPretraining):
     def save(self, folder: RunFolder, model: nn.Module, counters: dict[str, int], figures: dict[str, float]) -> None:
         """Write the encoder and, every few epochs, pictures of what the network paints."""
         self.write(folder.last, model, counters, figures)
-        assert isinstance(model, MaskedAutoencoder)
+        assert isinstance(model, MaskedNetwork)
         self._reconstructions.draw(folder.path, model, counters["epochs"])

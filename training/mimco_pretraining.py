@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fer_app.errors import ConfigError
-from models.mimco import MimCo, MimCoCodes, random_block_mask
+from models.mimco import MimCo, MimCoCodes
+from models.simmim import random_block_mask
 from models.vit import VisionTransformer
 from training.checkpoint import load_encoder
 from training.data.photo_stream import PhotoStream, StreamBatch

@@ -14,6 +14,7 @@ from training.moco_pretraining import MocoPretraining
 from training.objective import Objective
 from training.recipe import PretrainTable, Recipe
 from training.report import Report
+from training.simmim_pretraining import SimmimPretraining
 from training.teacher import read_teacher
 
 
@@ -43,5 +44,5 @@ def pretraining(
         return MocoPretraining(recipe, table, images, start)
     if table.method == "mimco":
         return MimcoPretraining(recipe, table, images, start, read_teacher(recipe, report, encoder))
-    masked = HogPretraining if table.method == "hog" else MaePretraining
+    masked = {"mae": MaePretraining, "hog": HogPretraining, "simmim": SimmimPretraining}[table.method]
     return masked(recipe, table, images, start)

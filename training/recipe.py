@@ -106,20 +106,21 @@ class ModelTable(Table):
 
 
 class PretrainTable(StageTable):
-    """Pre-training without labels: masked (`mae`, `hog`), contrastive (`moco_v3`), or both (`mimco`).
+    """Pre-training without labels: masked (`mae`, `hog`, `simmim`), contrastive (`moco_v3`), or both (`mimco`).
 
-    `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients.
+    `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients, `simmim` pixels behind any stem.
     `images` are `photos` without labels, the labelled set's `faces` (of its part `split`), or both. `photos_from` are
     the names of the folders, given with --data or found in them, whose photos are taken; empty takes all.
     `stream` reads photos again in every epoch instead of keeping them in memory; `auto` does so when they do not fit.
     `shuffle_buffer` and `strict_shards` (stop at a damaged shard instead of leaving out the rest of it) are a stream's.
 
     Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
-    `norm_pix_loss` is for pixels, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`; `moco` and
-    `mimco` are the tables of those methods, see `training.contrastive_tables`, and have no use for a decoder.
+    `norm_pix_loss` is MAE's, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`, `simmim_mask_px` is
+    the side of SimMIM's masked squares; `moco` and `mimco` are the tables of those methods, see
+    `training.contrastive_tables`. SimMIM and those two have no use for a decoder.
     """
 
-    method: Literal["mae", "hog", "moco_v3", "mimco"] = "mae"
+    method: Literal["mae", "hog", "simmim", "moco_v3", "mimco"] = "mae"
     images: tuple[Literal["photos", "faces"], ...] = Field(("photos",), strict=False)
     split: Annotated[Literal["train", "train-main"], LATER] = "train-main"
     photos_from: Annotated[tuple[str, ...], LATER, Field(strict=False)] = ()
@@ -127,7 +128,7 @@ class PretrainTable(StageTable):
     shuffle_buffer: Annotated[PositiveInt, LATER] = 4096
     strict_shards: Annotated[bool, LATER] = False
     betas: tuple[Moment, Moment] = Field((0.9, 0.95), strict=False)
-    mask_ratio: float = Field(0.75, gt=0.0, lt=1.0)
+    mask_ratio: float = Field(default_factory=lambda own: 0.6 if own["method"] == "simmim" else 0.75, gt=0.0, lt=1.0)
     norm_pix_loss: bool = True
     decoder_embed_dim: PositiveInt = 512
     decoder_depth: PositiveInt = 8
@@ -135,6 +136,7 @@ class PretrainTable(StageTable):
     reconstructions_every: Annotated[NonNegativeInt, LATER] = 5
     hog_cell_px: Annotated[PositiveInt, LATER] = 8
     hog_gaussian_window: Annotated[NonNegativeInt, LATER] = 0
+    simmim_mask_px: Annotated[PositiveInt, LATER] = 32
     moco: Annotated[MocoTable, LATER] = MocoTable()
     mimco: Annotated[MimcoTable, LATER] = MimcoTable()
 

@@ -139,6 +139,8 @@ def _describe(error: ValidationError) -> list[str]:
             problems.append(f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else ""))
         elif item["type"] == "missing":
             problems.append(f"{where} is missing")
+        elif item["type"] == "default_factory_not_called":
+            continue  # it follows from another value, whose own problem is told
         else:
             message = item["msg"].removeprefix("Value error, ")
             problems.append(f"{where}: {message}" if where else message)

@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder paints, drawn every few epochs of its pre-training."""
+"""Pictures of what a masked network paints, drawn every few epochs of its pre-training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from torch import Tensor
 from fer_app.errors import CheckpointError, InputError
 from fer_app.preprocess import to_input
 from models.mae import NORM_PIX_EPS, MaskedAutoencoder, patchify, unpatchify
+from models.simmim import SimMim
 from training.recipe import PretrainTable, Recipe
 
 PICTURES: Final = 8
 _MASK_STREAM: Final = 0x9EC  # tells these draws apart from every other use of the same seed
 _ROWS: Final = ("masked", "predicted", "original")
-_HIDDEN: Final = 0.6  # the gray of masked patches, of 1
+_HIDDEN: Final = 0.6  # the gray of what is masked, of 1
+
+MaskedNetwork = MaskedAutoencoder | SimMim
+"""What predicts the masked parts of pictures; both give (loss, prediction, mask)."""
 
 
 class Reconstructions:
@@ -27,19 +31,20 @@ class Reconstructions:
     The masks come from a generator of their own, so that training draws what it would draw without them.
     """
 
-    def __init__(self, recipe: Recipe, table: PretrainTable, images: Tensor) -> None:
+    def __init__(self, recipe: Recipe, table: PretrainTable, images: Tensor, *, n_noise: int | None = None) -> None:
         """Take a few pictures, evenly spaced.
 
         Args:
             recipe: supplies the normalisation, the grid and the seed.
             table: how often, and the number of epochs.
             images: uint8, (N, C, H, W).
+            n_noise: numbers that mask a picture; one a patch unless given.
         """
         shown = min(PICTURES, len(images))
         crops = images[torch.arange(shown) * len(images) // shown]
         grid = recipe.model.img_size // recipe.model.patch_size
         rng = np.random.default_rng([recipe.seed, _MASK_STREAM])
-        self._noise = torch.from_numpy(rng.random((shown, grid * grid), dtype=np.float32))
+        self._noise = torch.from_numpy(rng.random((shown, n_noise or grid * grid), dtype=np.float32))
         self._crops = (crops[:, 0] if crops.shape[1] == 1 else crops.permute(0, 2, 3, 1)).contiguous().numpy()
         self._recipe, self._every, self._epochs = recipe, table.reconstructions_every, table.epochs
 
@@ -47,7 +52,7 @@ class Reconstructions:
         """Whether they are drawn after so many epochs: every few, and after the last; never, where the table has 0."""
         return self._every > 0 and (epoch % self._every == 0 or epoch == self._epochs)
 
-    def draw(self, folder: Path, model: MaskedAutoencoder, epoch: int) -> None:
+    def draw(self, folder: Path, model: MaskedNetwork, epoch: int) -> None:
         """Write `reconstructions/epoch-0005.png`, where it is due.
 
         Args:
@@ -73,10 +78,10 @@ class Reconstructions:
         except (InputError, OSError) as error:
             raise CheckpointError(f"cannot write {path}: {error}") from error
 
-    def _rows(self, model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> dict[str, NDArray[np.uint8]]:
+    def _rows(self, model: MaskedNetwork, images: Tensor, noise: Tensor) -> dict[str, NDArray[np.uint8]]:
         """Return the rows of the picture by name, uint8 (B, H, W, 1 or 3)."""
         contract = self._recipe.contract()
-        rows = reconstruct(model, images, noise)
+        rows = repaint(model, images, noise) if isinstance(model, SimMim) else reconstruct(model, images, noise)
         return {name: pixels_of(row, contract.mean, contract.std) for name, row in zip(_ROWS, rows, strict=True)}
 
 
@@ -110,9 +115,21 @@ def reconstruct(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tupl
     return unpatchify(masked, side, grid), unpatchify(both, side, grid), images
 
 
+def repaint(model: SimMim, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Paint the masked squares of pictures; as `reconstruct`, but with the predicted pixels as they are.
+
+    Args:
+        model: is left in the mode it was in.
+        images: float32, (B, C, H, W), normalised.
+        noise: (B, `num_squares`), see `models.simmim.SimMim.forward`.
+    """
+    pred, mask = predictions_of(model, images, noise)
+    return images.masked_fill(mask, torch.nan), torch.where(mask, pred.float(), images), images
+
+
 @torch.no_grad()
-def predictions_of(model: MaskedAutoencoder, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a masked autoencoder's predictions and mask, see its `forward`, in eval mode; its own mode is left."""
+def predictions_of(model: MaskedNetwork, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a masked network's predictions and mask, see its `forward`, in eval mode; its own mode is left."""
     was_training = model.training
     model.eval()
     try:

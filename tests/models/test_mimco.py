@@ -1,21 +1,18 @@
-"""Masking in blocks, the student that sees nothing of masked patches, and the teacher that stays as it is."""
+"""The student that sees nothing of masked patches, and the teacher that stays as it is."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn import functional as F
 
 from fer_app.errors import ConfigError
 from models.mae import patchify, unpatchify
-from models.mimco import MimCo, random_block_mask
+from models.mimco import MimCo
+from models.simmim import random_block_mask
 from models.vit import VisionTransformer, VitConfig
 
 SMALL = VitConfig(img_size=16, patch_size=4, in_chans=2, embed_dim=8, depth=2, num_heads=2)
@@ -25,38 +22,6 @@ WIDE = dataclasses.replace(SMALL, embed_dim=12, depth=1, num_heads=3)
 def make(teacher: VitConfig = WIDE, student: VitConfig = SMALL, **options: Any) -> MimCo:
     torch.manual_seed(0)
     return MimCo(VisionTransformer(student), VisionTransformer(teacher), **options)
-
-
-def slow_mask(noise: list[float], ratio: float, rows: int, columns: int, block: int) -> Tensor:
-    order = sorted(range(rows * columns), key=noise.__getitem__)
-    masked = order[: math.ceil(rows * columns * ratio)]
-    grid = torch.zeros(rows * block, columns * block, dtype=torch.bool)
-    for i in masked:
-        row, column = divmod(i, columns)
-        grid[row * block : (row + 1) * block, column * block : (column + 1) * block] = True
-    return grid.flatten()
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.floats(0.05, 0.95), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
-def test_blocks_equal_the_slow_ones(rows: int, columns: int, block: int, ratio: float, seed: int) -> None:
-    noise = torch.rand(3, rows * columns, generator=torch.Generator().manual_seed(seed))
-    grid = rows * block, columns * block
-    if not 1 <= math.ceil(rows * columns * ratio) < rows * columns:
-        with pytest.raises(ConfigError, match="both parts need one"):
-            random_block_mask(noise, ratio, grid, block)
-        return
-    mask = random_block_mask(noise, ratio, grid, block)
-    for row, draws in zip(mask, noise.tolist(), strict=True):
-        assert torch.equal(row, slow_mask(draws, ratio, rows, columns, block))
-
-
-def test_counts_of_simmim() -> None:
-    mask = random_block_mask(torch.rand(5, 49), 0.6, (14, 14), 2)  # 224 px, patches of 16, blocks of 32
-    assert mask.sum(dim=1).tolist() == [4 * 30] * 5  # ceil(49 * 0.6) blocks
-    assert not torch.equal(mask[0], mask[1])
-    with pytest.raises(ConfigError, match="do not fill"):
-        random_block_mask(torch.rand(1, 9), 0.6, (14, 14), 4)
 
 
 def test_no_pixel_of_a_masked_patch_reaches_the_student() -> None:
