@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from fer_app.errors import ConfigError
 from fer_app.image_io import read_image
 from models.simmim import SimMim
+from models.vit import VisionTransformer
 from tests.training.interrupted import Killed, KilledError, rows
 from tests.training.miniature import write_mini_photos
 from training.checkpoint import load_checkpoint, read_info
@@ -19,6 +20,7 @@ from training.data.ferplus import load_ferplus
 from training.data.locate import locate
 from training.loop import LoopSettings, fit
 from training.probe_report import ProbeOptions, run_probe
+from training.recipe import FinetuneTable
 from training.recipe_files import load_recipe
 from training.reconstruction import repaint
 from training.report import Report
@@ -147,6 +149,25 @@ def test_a_mistyped_method_is_one_problem() -> None:
         load_recipe("debug", ["pretrain.method=simmin"])
     assert "pretrain.method" in str(caught.value)
     assert "mask_ratio" not in str(caught.value)
+
+
+def test_the_bundled_cells_differ_in_start_and_loss_alone() -> None:
+    """The network that is pre-trained is the one that they train."""
+    names = ("scratch_ce", "scratch_mscl", "simmim_ce", "simmim_mscl")
+    cells = {name: load_recipe(f"ablations/hybrid_cpu/{name}") for name in names}
+    pretrain = load_recipe("ablations/hybrid_cpu/pretrain")
+    assert {cell.model for cell in cells.values()} == {pretrain.model}
+    for name, cell in cells.items():
+        start, loss = name.split("_")
+        assert cell.init == ("recipe:pretrain" if start == "simmim" else "scratch")
+        assert isinstance(cell.finetune, FinetuneTable)
+        plain = cell.finetune.model_copy(update={"loss": "ce", "mix_prob": 0.0})
+        assert (cell.finetune.loss, plain) == (loss, cells["scratch_ce"].finetune)
+    assert pretrain.pretrain is not None
+    model = SimMim(
+        VisionTransformer(pretrain.model.vit_config()), pretrain.pretrain.simmim_mask_px, pretrain.pretrain.mask_ratio
+    )
+    assert int(model.mask(torch.rand(1, 16)).sum()) == 10 * 64
 
 
 @pytest.mark.parametrize(
