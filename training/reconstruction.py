@@ -71,7 +71,7 @@ class Reconstructions:
         images = torch.from_numpy(to_input(self._crops, self._recipe.contract())).to(device)
         pixels = self._rows(model, images, self._noise.to(device))
         path = folder / "reconstructions" / f"epoch-{epoch:04d}.png"
-        title = f"{self._recipe.name}, epoch {epoch} of {self._epochs}: {model.mask_ratio:.0%} of the patches masked"
+        title = f"{self._recipe.name}, epoch {epoch} of {self._epochs}: {model.mask_ratio:.0%} masked"
         try:
             path.parent.mkdir(exist_ok=True)
             draw_picture_rows(pixels, path, title=title)
