@@ -163,15 +163,16 @@ class MarginMix(Stateless):
         return IndexedEpoch(torch.arange(pairs).view(steps, self._row), share)
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Return `loss` and its terms, of B pairs: `ce` of the labelled, `guess` of the unlabelled, `margin` of all."""
+        """Return `loss` and its terms, of B pairs: `ce` of the labelled, `guess` of the unlabelled, `margin` of all.
+
+        In the first `labelled_epochs`, and throughout with `supervised`, the labelled faces are alone, and not mixed.
+        """
         table, device = self._table, next(model.parameters()).device
         draws = self._draws[samples].to(device)
         images = self._augment(self._faces.images[self._shown[samples]].to(device), draws[:, 0])
         targets = self._targets[self._shown[samples]].to(device)
-        if not self._guesses:
-            logits, _ = model.forward_train(images)  # type: ignore[operator]
-            ce = self._cross_entropy(logits, targets)
-            return {"loss": ce, "ce": ce}
+        if not self._guesses or self._epoch < table.labelled_epochs:
+            return self._labelled_losses(model, images, targets)
         crops = self._faces.images[self._shown_unlabelled[samples]].to(device)
         unlabelled = torch.cat([self._augment(crops, draws[:, view]) for view in range(1, self.views)])
         guesses = self._guess(model, unlabelled)
@@ -198,6 +199,16 @@ class MarginMix(Stateless):
             loss = loss + table.margin_weight * terms["margin"]
         return {"loss": loss, **terms, "confidence": guesses.amax(dim=1).mean()}
 
+    def _labelled_losses(self, model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return `loss` and its terms, of labelled faces alone: (B, C, H, W) and (B, K)."""
+        logits, z = model.forward_train(images)  # type: ignore[operator]
+        terms = {"ce": self._cross_entropy(logits, targets)}
+        loss = terms["ce"]
+        if self._table.method == "margin_mix":
+            terms["margin"] = self._margin(z, targets, self._centroids(images.device))
+            loss = loss + self._table.margin_weight * terms["margin"]
+        return {"loss": loss, **terms}
+
     @torch.no_grad()
     def _guess(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the label that B unlabelled faces are given, (B, K), from their views, (views x B, C, H, W)."""
@@ -211,10 +222,11 @@ class MarginMix(Stateless):
         return sharpen(probs.view(table.views, -1, probs.shape[1]).mean(dim=0), table.sharpen_temperature)
 
     def _risen(self, samples: Tensor) -> float:
-        """Return how much guesses count at a step: from 0 to 1 over `ramp` of the training."""
+        """Return how much guesses count at a step: from 0 to 1 over `ramp` of the epochs that have guesses."""
         table = self._table
         step = int(samples[0]) // self._row
-        return min(1.0, (self._epoch + step / table.epoch_steps) / table.epochs / table.ramp)
+        past = self._epoch + step / table.epoch_steps - table.labelled_epochs
+        return min(1.0, past / (table.epochs - table.labelled_epochs) / table.ramp)
 
     def _centroids(self, device: torch.device) -> Tensor:
         return self.model.get_buffer(CENTROIDS).to(device)

@@ -153,6 +153,27 @@ def test_supervised_sees_the_labelled_faces_alone(faces: ImageSet) -> None:
     assert set(terms) == {"loss", "ce"}
 
 
+@pytest.mark.parametrize("method", ["mixmatch", "margin_mix"])
+def test_the_first_epochs_see_the_labelled_faces_alone(
+    faces: ImageSet, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = objective(faces, f"finetune.method={method}", "finetune.labelled_epochs=1", "finetune.margin_weight=0.7")
+    assert "guess" in step(target, epoch=1)[1]
+    monkeypatch.setattr(MarginMix, "_guess", None)  # nothing is guessed
+    samples, terms = step(target, epoch=0, number=3)
+    assert faces.targets is not None
+    own = faces.targets[target._shown[samples]]
+    with torch.no_grad():
+        images = target._augment(faces.images[target._shown[samples]], target._draws[samples, 0])
+        logits, z = target.model.forward_train(images)
+    expected = {"ce": -(own * logits.log_softmax(dim=1)).sum(dim=1).mean()}
+    expected["loss"] = expected["ce"]
+    if method == "margin_mix":
+        expected["margin"] = MarginLoss(0.5)(z, own, target.model.centroids)
+        expected["loss"] = expected["ce"] + 0.7 * expected["margin"]
+    torch.testing.assert_close({name: term.detach() for name, term in terms.items()}, expected)
+
+
 @pytest.mark.parametrize("method", ["supervised", "mixmatch", "margin_mix"])
 def test_labels_that_are_not_asked_for_play_no_part(
     faces: ImageSet, fabric: Fabric, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -200,6 +221,11 @@ def test_guesses_count_more_and_more(faces: ImageSet) -> None:
     assert risen == pytest.approx([min(1.0, 2 * i / 12) for i in range(12)])
     second = list(target.start_epoch(0, BATCH, Share(1, 2)).starting_at(0))  # another process's part of the steps
     assert [target._risen(samples) for samples in second] == pytest.approx(risen[:4])
+    late = objective(faces, "finetune.labelled_epochs=1", "finetune.ramp=0.5")
+    risen = []
+    for epoch in (1, 2):
+        risen += [late._risen(samples) for samples in late.start_epoch(epoch, BATCH, Share()).starting_at(0)]
+    assert risen == pytest.approx([min(1.0, 2 * i / 8) for i in range(8)])
 
 
 def embeddings(target: MarginMix, faces: ImageSet) -> Tensor:
@@ -243,11 +269,12 @@ def test_some_faces_may_stand_for_all_when_centroids_move(faces: ImageSet, monke
         (2, ()),
         (4, ()),  # between epochs: the centroids have moved
         (9, ()),
+        (6, ("finetune.labelled_epochs=2",)),
         (6, ("finetune.method=mixmatch",)),
         (6, ("finetune.method=supervised",)),
         (6, VIT),
     ],
-    ids=["first epoch", "between epochs", "last epoch", "mixmatch", "supervised", "vit"],
+    ids=["first epoch", "between epochs", "last epoch", "labelled epochs", "mixmatch", "supervised", "vit"],
 )
 def test_resumed_run_ends_bit_identical(
     faces: ImageSet, tmp_path: Path, fabric: Fabric, steps: int, changes: tuple[str, ...]
@@ -318,6 +345,7 @@ def test_the_names_of_the_labelled_faces_are_written(faces: ImageSet, tmp_path: 
         (["finetune.loss=ce"], "unknown key finetune.loss"),
         (["finetune.labels=0"], "finetune.labels: "),
         (["finetune.fuzzifier=1.0"], "finetune.fuzzifier: "),
+        (["finetune.labelled_epochs=2"], "labelled_epochs = 2 leaves none of epochs = 2 to guess in"),
         (["finetune.votes=probability"], "finetune.votes: "),
         (["finetune.layer_decay=0.9"], "leave out finetune.layer_decay"),
         (["init=bundled"], "leave out init = 'bundled'"),
