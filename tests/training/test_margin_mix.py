@@ -28,6 +28,7 @@ from training.recipe_files import load_recipe
 from training.report import Report
 from training.run_folder import RunFolder
 from training.sampling import Share
+from training.speed_probe import measure_speed
 
 LABELS = 24
 BATCH = 6
@@ -172,6 +173,16 @@ def test_the_first_epochs_see_the_labelled_faces_alone(
         expected["margin"] = MarginLoss(0.5)(z, own, target.model.centroids)
         expected["loss"] = expected["ce"] + 0.7 * expected["margin"]
     torch.testing.assert_close({name: term.detach() for name, term in terms.items()}, expected)
+
+
+def test_the_time_that_is_told_is_that_of_guessing(
+    faces: ImageSet, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guessed = []
+    original = MarginMix._guess
+    monkeypatch.setattr(MarginMix, "_guess", lambda *a: guessed.append(a) or original(*a))
+    measure_speed(objective(faces, "finetune.labelled_epochs=2"), SETTINGS, fabric)
+    assert guessed
 
 
 @pytest.mark.parametrize("method", ["supervised", "mixmatch", "margin_mix"])
