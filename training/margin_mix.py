@@ -4,11 +4,11 @@ Margin-Mix (Florea et al. 2020, ECCV) is MixMatch (Berthelot et al. 2019, arXiv:
 the unlabelled: by distances to class centroids, that a margin loss keeps apart, and not by the network's own output.
 
 Differs: of Margin-Mix only a description was at hand, and neither its text nor code. What it leaves open is said in
-`training.losses.margin_loss` and `training.fuzzy_c_means`; that guesses are averaged over views and sharpened, and
-that the loss of guesses stays, is MixMatch's part. That the unlabelled come to count in the margin loss by and by, as
-they do in that of guesses, is ours: centroids that are near each other guess badly. All pictures of a step go through
-the network at once, so that batch normalisation sees labelled and unlabelled ones together; MixMatch shuffles them over
-batches of its own for that.
+`training.losses.margin_loss` and `training.fuzzy_c_means`; that guesses are averaged over views and sharpened, and that
+the loss of guesses stays, is MixMatch's part. That the unlabelled come to count in the margin loss by and by, as they
+do in that of guesses, is ours: centroids that are near each other guess badly; so are epochs of labelled faces alone
+before guesses begin. All pictures of a step go through the network at once, so that batch normalisation sees labelled
+and unlabelled ones together; MixMatch shuffles them over batches of its own for that.
 """
 
 from __future__ import annotations
