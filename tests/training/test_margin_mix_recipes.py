@@ -166,7 +166,9 @@ def test_a_transformer_starts_from_a_pretrained_encoder(mini_ferplus: Path, tmp_
     model = load_recipe("debug").model
     encoder = VisionTransformer(model.vit_config())
     start = tmp_path / "encoder.safetensors"
-    save_checkpoint(start, encoder.state_dict(), CheckpointInfo(kind="encoder", architecture={"encoder": {}}))
+    save_checkpoint(
+        start, encoder.state_dict(), CheckpointInfo(kind="encoder", architecture={"encoder": encoder.config.to_dict()})
+    )
     vit = [
         f"model.{key}={getattr(model, key)}" for key in ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
     ]
