@@ -5,24 +5,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The bundled models. A chain is recipes in their order, each starting from what the one before it made.
-FAST := mimic_hybrid_ferplus
-FAST_CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
-# The ensemble of what the chain above makes, and this one.
-ACCURATE := hybrid_ensemble_ferplus
-WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide
-RUNS ?= runs/bundled
+# The bundled model: its recipes in their order, each starting from what the one before it made.
+MODEL := mimic_hybrid_ferplus
+ROLE := fast
+RECIPES := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts
+RUNS ?= runs/$(MODEL)
 
-.PHONY: help demo test check lint types format model accurate clean
+.PHONY: help demo test check lint types format model clean
 
 help:
 	@echo 'make demo    install into $(VENV) (no deep-learning framework) and read the face in examples/astronaut.jpg'
 	@echo 'make test    install everything, training included, and run all tests'
 	@echo 'make check   formatting, linter, types and all tests'
 	@echo 'make format  let ruff format the code and mend what it can'
-	@echo 'make model DATA=ferplus/     train the model of the role fast again, going on where it stopped, and bundle it into $(RUNS)/$(FAST)'
+	@echo 'make model DATA=ferplus/   train the bundled model again, going on where it stopped, and bundle it into $(RUNS)/bundle'
 	@echo '             (with BUNDLE=1 into this tree); RUNS names another folder, ARGS are more words for fer train'
-	@echo 'make accurate DATA=ferplus/  the same for the model of the role accurate: that one, a wider one, and their ensemble'
 	@echo 'make clean   remove $(VENV), caches and build products (not runs/ and predictions/)'
 	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest, or for fer train)'
 
@@ -48,35 +45,16 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# `train RECIPE...` trains a chain and prints what it has made. A recipe that is done is passed over by --resume; one that
-# was stopped goes on. Each `fer train` prints its checkpoint, which the next one starts from.
-define train
-test -n "$(DATA)" || { echo 'where is FERPlus? make $@ DATA=ferplus/'; exit 2; }; \
-train() { \
-	init=; \
-	for recipe in "$$@"; do \
+# A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made.
+model: $(VENV)/.dev-installed
+	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
+	@init=; for recipe in $(RECIPES); do \
 		run=$(RUNS)/$$recipe; \
 		init=$$($(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $$run $${init:+--set init=$$init} \
-			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS)) || return; \
+			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS)) || exit; \
 	done; \
-	echo "$$init"; \
-}
-endef
-
-# bundle NAME, ROLE and more words
-bundle = $(BIN)/python -m export.bundle $$made --name $(1) --role $(2) --data "$(DATA)" $(if $(BUNDLE),,--into $(RUNS)/$(1))
-
-model: $(VENV)/.dev-installed
-	@$(train); \
-	made=$$(train $(FAST_CHAIN)) && \
-	$(call bundle,$(FAST),fast --default)
-
-accurate: $(VENV)/.dev-installed
-	@$(train); \
-	fast=$$(train $(FAST_CHAIN)) && wide=$$(train $(WIDE_CHAIN)) && \
-	made=$(RUNS)/ensemble.safetensors && \
-	$(BIN)/fer ensemble $$fast $$wide --data "$(DATA)" -o $$made && \
-	$(call bundle,$(ACCURATE),accurate)
+	$(BIN)/python -m export.bundle $$init --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
+		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -156,7 +156,8 @@ def bundle(
 def _kept_in_16_bits(full: Variant, compact: Path) -> Variant:
     """Halve the float32 file, which computes the same afterwards."""
     keep_in_16_bits(full.path, load_checkpoint(compact)[0])
-    return dataclasses.replace(full, bytes=size_of(full.path), sha256=file_sha256(full.path))
+    method = f"{full.method}; its weights are kept in the 16 bits that they have"
+    return dataclasses.replace(full, method=method, bytes=size_of(full.path), sha256=file_sha256(full.path))
 
 
 def _faces(data: Path, *, calibrate: bool) -> Faces:
