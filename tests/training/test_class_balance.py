@@ -80,39 +80,37 @@ def test_epoch_samples_shortens_a_balanced_epoch(unequal: ImageSet) -> None:
     assert len(target.start_epoch(0, BATCH, Share())) == 40 // BATCH
 
 
-def test_class_weights_reach_the_cross_entropy(unequal: ImageSet) -> None:
-    plain = objective(unequal, "finetune.mix_prob=0.0")
-    weighted = objective(unequal, "finetune.mix_prob=0.0", "finetune.class_weights=inverse")
+def ce_of_a_step(unequal: ImageSet, change: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Take a step with a setting; returns its cross-entropy, the logits that are served, and the targets.
+
+    The contrastive term is seen to be what it is without the setting, and the cross-entropy not to be.
+    """
+    plain, changed = (objective(unequal, "finetune.mix_prob=0.0", *setting) for setting in ([], [change]))
     samples = next(iter(plain.start_epoch(0, BATCH, Share()).starting_at(0)))
-    weighted.start_epoch(0, BATCH, Share())
-    a, b = (target.losses(target.model, samples, np.random.default_rng(0)) for target in (plain, weighted))
+    changed.start_epoch(0, BATCH, Share())
+    a, b = (target.losses(target.model, samples, np.random.default_rng(0)) for target in (plain, changed))
     torch.testing.assert_close(a["contrastive"], b["contrastive"])
+    assert not torch.isclose(a["ce"], b["ce"])
     assert unequal.targets is not None
-    targets = unequal.targets[samples].repeat(2, 1)
     with torch.no_grad():
         images = torch.cat([plain._augment(unequal.images[samples], plain._draws[samples, view]) for view in (0, 1)])
-        logits = weighted.model(images)
+        logits = changed.model(images)
+    return b["ce"].detach(), logits, unequal.targets[samples].repeat(2, 1)
+
+
+def test_class_weights_reach_the_cross_entropy(unequal: ImageSet) -> None:
+    ce, logits, targets = ce_of_a_step(unequal, "finetune.class_weights=inverse")
+    assert unequal.targets is not None
     weights = class_weights("inverse", unequal.targets.argmax(dim=1), 8)
-    torch.testing.assert_close(b["ce"].detach(), CrossEntropyLoss(0.0, weights)(logits, targets))
-    assert not torch.isclose(a["ce"], b["ce"])
+    torch.testing.assert_close(ce, CrossEntropyLoss(0.0, weights)(logits, targets))
 
 
 def test_logit_adjustment_adds_the_log_of_each_class_share(unequal: ImageSet) -> None:
-    plain = objective(unequal, "finetune.mix_prob=0.0")
-    adjusted = objective(unequal, "finetune.mix_prob=0.0", "finetune.logit_adjustment=0.5")
-    samples = next(iter(plain.start_epoch(0, BATCH, Share()).starting_at(0)))
-    adjusted.start_epoch(0, BATCH, Share())
-    a, b = (target.losses(target.model, samples, np.random.default_rng(0)) for target in (plain, adjusted))
-    torch.testing.assert_close(a["contrastive"], b["contrastive"])
+    ce, logits, targets = ce_of_a_step(unequal, "finetune.logit_adjustment=0.5")
     assert unequal.targets is not None
-    targets = unequal.targets[samples].repeat(2, 1)
-    with torch.no_grad():
-        images = torch.cat([plain._augment(unequal.images[samples], plain._draws[samples, view]) for view in (0, 1)])
-        logits = adjusted.model(images)  # what is served: without the offset
     counts = unequal.targets.argmax(dim=1).bincount()
-    expected = -((logits + 0.5 * (counts / counts.sum()).log()).log_softmax(1) * targets).sum(1).mean()
-    torch.testing.assert_close(b["ce"].detach(), expected)
-    assert not torch.isclose(a["ce"], b["ce"])
+    adjusted = logits + 0.5 * (counts / counts.sum()).log()
+    torch.testing.assert_close(ce, -(adjusted.log_softmax(1) * targets).sum(1).mean())
 
 
 def test_shares_come_from_soft_and_multi_hot_targets_and_a_class_without_any_has_a_finite_one() -> None:
