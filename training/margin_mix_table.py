@@ -19,9 +19,8 @@ class MarginMixTable(StageTable):
     The rest is learnt from without; `supervised` leaves it out. A step takes `batch_size` faces of each kind, the
     unlabelled ones `views` times. An epoch has `epoch_steps` steps; after it, Margin-Mix moves its centroids, by all
     unlabelled faces or by `cluster_faces` of them; a cluster is as large as its class is among the labelled faces, or
-    all are equal (`cluster_sizes`). In the first `labelled_epochs` a step
-    has labelled faces alone. Only `split = "train-main"` leaves the dev part out and selects by it, which takes more
-    labels than `labels`.
+    all are equal (`cluster_sizes`). In the first `labelled_epochs` a step has labelled faces alone. Only `split =
+    "train-main"` leaves the dev part out and selects by it, which takes more labels than `labels`.
     """
 
     method: FewLabelsMethod
