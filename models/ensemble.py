@@ -91,10 +91,8 @@ class Ensemble(nn.Module):
 
     def _mean(self, scores: Sequence[Tensor]) -> Tensor:
         """Return the mean over the members of what is linear in their logits, each divided by its temperature."""
-        total = torch.zeros_like(scores[0])
-        for own, temperature in zip(scores, self.temperatures, strict=True):
-            total = total + own / temperature
-        return total / len(scores)
+        calibrated = [own / temperature for own, temperature in zip(scores, self.temperatures, strict=True)]
+        return torch.stack(calibrated).mean(dim=0)
 
 
 def _grid(member: nn.Module) -> tuple[int, int] | None:

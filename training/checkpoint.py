@@ -55,6 +55,12 @@ class CheckpointInfo:
         if (self.contract is not None) != (self.kind == "classifier"):
             raise CheckpointError(f"a checkpoint of kind {self.kind!r} has a contract exactly if it is a classifier")
 
+    @property
+    def finetuned_on(self) -> str | None:
+        """The split that it was fine-tuned on; None where it was not, or does not say."""
+        split: str | None = (self.recipe.get("finetune") or {}).get("split")
+        return split
+
 
 def save_checkpoint(
     path: Path, weights: Mapping[str, Tensor], info: CheckpointInfo, *, dtype: torch.dtype | None = None

@@ -38,9 +38,17 @@ def fit_positions(weights: dict[str, Tensor], info: CheckpointInfo, config: VitC
     if "encoder" not in info.architecture or "pos_embed" not in weights:
         return []
     theirs = VitConfig.from_dict(info.architecture["encoder"])
-    if theirs.grid_size == config.grid_size or theirs.class_token != config.class_token:
+    if theirs.class_token != config.class_token:
         return []
-    prefix = int(theirs.class_token)
-    weights["pos_embed"] = resize_pos_embed(weights["pos_embed"], theirs.grid_size, config.grid_size, prefix)
-    (old_h, old_w), (height, width) = theirs.grid_size, config.grid_size
-    return [f"positions resized from {old_h} x {old_w} to {height} x {width}"]
+    return resize_positions(weights, theirs.grid_size, config.grid_size, int(theirs.class_token))
+
+
+def resize_positions(
+    weights: dict[str, Tensor], old_grid: tuple[int, int], new_grid: tuple[int, int], num_prefix_tokens: int
+) -> list[str]:
+    """Resample `pos_embed` to another grid, in place, where it is another; what was done is returned in words."""
+    if old_grid == new_grid:
+        return []
+    weights["pos_embed"] = resize_pos_embed(weights["pos_embed"], old_grid, new_grid, num_prefix_tokens)
+    old, new = (f"{height} x {width}" for height, width in (old_grid, new_grid))
+    return [f"positions resized from {old} to {new}"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from fer_app.contract import Contract
 from fer_app.errors import CheckpointError, InputError
 from models.ensemble import Ensemble
 from training.checkpoint import CheckpointInfo, save_checkpoint
@@ -33,16 +34,13 @@ class Member:
         path: of its checkpoint.
         network: with its weights, in eval mode.
         info: what the checkpoint says.
+        contract: the part of that which a classifier has.
     """
 
     path: Path
     network: nn.Module
     info: CheckpointInfo
-
-    @property
-    def split(self) -> str:
-        """What it was trained on; empty where its checkpoint does not say."""
-        return str((self.info.recipe.get("finetune") or {}).get("split", ""))
+    contract: Contract
 
 
 def join(paths: Sequence[Path], target: Path, data: Path | None = None) -> CheckpointInfo:
@@ -67,8 +65,9 @@ def join(paths: Sequence[Path], target: Path, data: Path | None = None) -> Check
     _need_likeness(members)
     if target.exists() and any(target.samefile(member.path) for member in members):
         raise InputError(f"{target} is a member itself: name another file to write")
-    temperatures = [member.info.contract.temperature for member in members if member.info.contract is not None]
-    network = Ensemble([member.network for member in members], temperatures).eval()
+    network = Ensemble(
+        [member.network for member in members], [member.contract.temperature for member in members]
+    ).eval()
     figures = {} if data is None else _figures(network, members[0], data)
     info = _info(members, figures)
     save_checkpoint(target, network.state_dict(), info)
@@ -79,7 +78,8 @@ def _member(path: Path) -> Member:
     network, info = load_classifier(path)
     if "members" in info.architecture:
         raise CheckpointError(f"{path} is an ensemble itself: name its members")
-    return Member(path, network, info)
+    assert info.contract is not None  # a classifier has one
+    return Member(path, network, info, info.contract)
 
 
 def _need_likeness(members: Sequence[Member]) -> None:
@@ -92,14 +92,12 @@ def _need_likeness(members: Sequence[Member]) -> None:
         raise CheckpointError("an ensemble has two members or more")
     first = members[0]
     for other in members[1:]:
-        assert first.info.contract is not None
-        assert other.info.contract is not None
-        if apart := other.info.contract.apart_from(first.info.contract):
+        if apart := other.contract.apart_from(first.contract):
             raise CheckpointError(f"{other.path} and {first.path} differ in {', '.join(apart)}")
-        if other.split != first.split:
+        if other.info.finetuned_on != first.info.finetuned_on:
             raise CheckpointError(
-                f"{other.path} was trained on {other.split or 'an unknown split'}, {first.path} on "
-                f"{first.split or 'an unknown one'}: nobody could say what their ensemble may be scored on"
+                f"{other.path} was trained on {other.info.finetuned_on or 'an unknown split'}, {first.path} on "
+                f"{first.info.finetuned_on or 'an unknown one'}: nobody could say what their ensemble may be scored on"
             )
 
 
@@ -110,11 +108,10 @@ def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
         CheckpointError: the members were trained on it.
         DatasetError: of the data.
     """
-    contract = first.info.contract
-    assert contract is not None
-    if not first.split or share_faces("dev", first.split):
+    contract, split = first.contract, first.info.finetuned_on
+    if split is None or share_faces("dev", split):
         raise CheckpointError(
-            f"the members were trained on {first.split or 'an unknown split'}, so that dev cannot calibrate them; "
+            f"the members were trained on {split or 'an unknown split'}, so that dev cannot calibrate them; "
             "leave out --data"
         )
     dev = load(locate([data]).need_faces(), "dev", img_size=contract.img_size, color_mode=contract.color_mode)
@@ -122,18 +119,16 @@ def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
 
 
 def _info(members: Sequence[Member], figures: Mapping[str, float]) -> CheckpointInfo:
-    contract = members[0].info.contract
-    assert contract is not None
     recipe: dict[str, Any] = {
         "name": "ensemble",
         "stages": ["finetune"],
-        "finetune": {"split": members[0].split},
+        "finetune": {"split": members[0].info.finetuned_on},
         "members": [str(member.path) for member in members],
         "members_sha256": [file_sha256(member.path) for member in members],
     }
-    licenses = dict.fromkeys(member.info.contract.license for member in members if member.info.contract is not None)
+    licenses = dict.fromkeys(member.contract.license for member in members)
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    plain = contract.replace(
+    plain = members[0].contract.replace(
         temperature=1.0, uncertain_below=0.0, metrics={}, license="; ".join(licenses), recipe_sha256=digest
     )
     return CheckpointInfo(

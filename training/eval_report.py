@@ -216,7 +216,7 @@ def _trained_on(options: EvalOptions, classes: set[str], labels: set[str]) -> st
     """
     if options.model.suffix != ".safetensors":
         return None
-    trained = (read_info(options.model).recipe.get("finetune") or {}).get("split")
+    trained = read_info(options.model).finetuned_on
     is_alike = classes == labels or (options.drop_contempt and labels - classes == {"contempt"})
     if trained is None or not is_alike or not share_faces(options.split, trained):
         return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fer_app.contract import Contract
-from fer_app.errors import CheckpointError, ConfigError, DatasetError, ModelNotFoundError, ProviderUnavailableError
+from fer_app.errors import CheckpointError, DatasetError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.model_choice import AUTO, choose_model
 from fer_app.model_store import find_bundled
 from fer_app.preprocess import softmax, to_input
@@ -100,7 +100,7 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
             members = [_build(member) for member in info.architecture["members"]]
             return Ensemble(members, [1.0] * len(members))  # temperatures are among the weights
         return _build(info.architecture)
-    except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error
 
 

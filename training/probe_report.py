@@ -179,7 +179,7 @@ def _method(network: FrozenEncoder, *, untrained: bool) -> str:
 
 def _trained_on(network: FrozenEncoder, options: ProbeOptions) -> str | None:
     """Return a caution where a classifier's recipe trained on the scored split; a checkpoint does not keep the set."""
-    trained = (network.info.recipe.get("finetune") or {}).get("split")
+    trained = network.info.finetuned_on
     if network.info.kind != "classifier" or trained is None or not share_faces(options.split, trained):
         return None
     return (

@@ -24,9 +24,9 @@ from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 
 from fer_app.errors import CheckpointError
-from models.pos_embed import resize_pos_embed
 from models.vit import NORM_EPS, VIT_SIZES, VisionTransformer, VitConfig
 from training.checkpoint import misfits
+from training.encoder_weights import resize_positions
 from training.first_few import first_few
 from training.moco_v3_file import MOCO_V3_HEADS, is_moco_v3, take_base_encoder
 from training.recipe import ModelTable
@@ -132,11 +132,7 @@ def _fit_positions(weights: dict[str, Tensor], config: VitConfig) -> list[str]:
         raise CheckpointError(
             f"pos_embed is {tuple(positions.shape)}, not one row for the class token and a square grid of others"
         )
-    if (side, side) == config.grid_size:
-        return []
-    height, width = config.grid_size
-    weights["pos_embed"] = resize_pos_embed(positions, (side, side), (height, width))
-    return [f"positions resized from {side} x {side} to {height} x {width}"]
+    return resize_positions(weights, (side, side), config.grid_size, num_prefix_tokens=1)
 
 
 def _from_file(path: Path) -> Mapping[str, Any]:

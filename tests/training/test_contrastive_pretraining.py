@@ -263,15 +263,6 @@ def test_masks_that_do_not_fit_are_told_before_a_step(faces: Tensor, changes: li
         mimco(faces, *changes)
 
 
-def test_tables_of_other_methods_leave_older_digests_as_they_are() -> None:
-    text = load_recipe("mimic_tiny_ferplus").to_json()
-    assert "moco" not in text
-    assert "mimco" not in text
-    recipe = load_recipe("debug", MOCO)
-    assert Recipe.model_validate_json(recipe.to_json()) == recipe
-    assert '"mlp_dim": 32' in recipe.to_json()
-
-
 def test_pieces_over_gpus_are_refused() -> None:
     with pytest.raises(ConfigError, match="does not go with a momentum encoder or a teacher"):
         need_plain_run(ema=False, compiles=False, checkpoints_activations=False, frozen_networks=True)

@@ -9,6 +9,7 @@ from models.vit import VisionTransformer
 from tests.training.miniature import write_mini_shards
 from training.checkpoint import read_info
 from training.data.locate import locate
+from training.recipe import Recipe
 from training.recipe_files import load_recipe
 from training.report import Report
 from training.stages import run_recipe
@@ -38,6 +39,15 @@ def test_moco_v3s_published_settings(name: str, batch: int, shape: tuple[int, in
     config = recipe.model.vit_config()
     assert (config.embed_dim, config.depth, config.num_heads) == shape
     assert "never run" in recipe.hardware
+
+
+def test_tables_of_other_methods_leave_older_digests_as_they_are() -> None:
+    text = load_recipe("mimic_tiny_ferplus").to_json()
+    assert "moco" not in text
+    assert "mimco" not in text
+    recipe = load_recipe("debug", ['stages=["pretrain"]', "pretrain.method=moco_v3", "pretrain.moco.mlp_dim=32"])
+    assert Recipe.model_validate_json(recipe.to_json()) == recipe
+    assert '"mlp_dim": 32' in recipe.to_json()
 
 
 SHRUNK = [f"model.{key}" for key in ("img_size=32", "embed_dim=16", "depth=1", "num_heads=2")]

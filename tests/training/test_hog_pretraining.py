@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from fer_app.errors import ConfigError
 from fer_app.image_io import read_image
 from models.hog import HogAutoencoder, hog_targets
 from models.vit import VisionTransformer
+from tests.training.masked_step import step_of
 from tests.training.miniature import write_mini_photos
 from training.checkpoint import load_checkpoint, read_info
 from training.data.ferplus import load_ferplus
@@ -20,7 +20,6 @@ from training.hog_pictures import glyphs
 from training.hog_pretraining import HogPretraining
 from training.recipe_files import load_recipe
 from training.report import Report
-from training.sampling import Share
 from training.stages import run_recipe
 
 HOG = ["pretrain.method=hog", "pretrain.hog_cell_px=4", "pretrain.mask_ratio=0.4"]
@@ -72,13 +71,8 @@ def test_the_loss_is_that_of_the_network_on_augmented_faces(mini_ferplus: Path) 
     assert recipe.pretrain is not None
     target = HogPretraining(recipe, recipe.pretrain, load_ferplus(mini_ferplus, "train-main").images, None)
     assert isinstance(target.model, HogAutoencoder)
-    assert (target.model.cell_px, target.model.mask_ratio) == (4, 0.4)
-    target.start_epoch(0, 8, Share())
-    samples = torch.arange(8)
-    loss = target.losses(target.model, samples, np.random.default_rng(1))["loss"]
-    images = target._augment(*target._pictures.read(samples, torch.device("cpu")))
-    noise = torch.from_numpy(np.random.default_rng(1).random((8, 36), dtype=np.float32))
-    _, pred, mask = target.model(images, noise)
+    assert (target.model.cell_px, target.model.mask_ratio, target.draws_a_sample) == (4, 0.4, 36)
+    loss, images, pred, mask = step_of(target)
     errors = (pred - hog_targets(images, 8, 4)).square().mean(dim=2)
     torch.testing.assert_close(loss, errors[mask.bool()].mean())
     assert int(mask.sum()) == 8 * (36 - 21)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -14,6 +13,7 @@ from fer_app.image_io import read_image
 from models.simmim import SimMim
 from models.vit import VisionTransformer
 from tests.training.interrupted import Killed, KilledError, rows
+from tests.training.masked_step import step_of
 from tests.training.miniature import write_mini_photos
 from training.checkpoint import load_checkpoint, read_info
 from training.data.ferplus import load_ferplus
@@ -25,7 +25,6 @@ from training.recipe_files import load_recipe
 from training.reconstruction import repaint
 from training.report import Report
 from training.run_folder import RunFolder
-from training.sampling import Share
 from training.simmim_pretraining import SimmimPretraining
 from training.stages import run_recipe
 
@@ -122,12 +121,7 @@ def test_the_loss_is_that_of_the_network_on_augmented_faces(mini_ferplus: Path) 
     target = make(mini_ferplus)
     assert isinstance(target.model, SimMim)
     assert (target.model.mask_px, target.model.mask_ratio, target.draws_a_sample) == (8, 0.6, 36)
-    target.start_epoch(0, 8, Share())
-    samples = torch.arange(8)
-    loss = target.losses(target.model, samples, np.random.default_rng(1))["loss"]
-    images = target._augment(*target._pictures.read(samples, torch.device("cpu")))
-    noise = torch.from_numpy(np.random.default_rng(1).random((8, 36), dtype=np.float32))
-    _, pred, mask = target.model(images, noise)
+    loss, images, pred, mask = step_of(target)
     torch.testing.assert_close(loss, (pred - images).abs()[mask].mean())
     assert int(mask.sum()) == 8 * 22 * 64  # ceil(36 * 0.6) squares
 
