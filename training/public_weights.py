@@ -29,7 +29,7 @@ from training.checkpoint import misfits
 from training.encoder_weights import resize_positions
 from training.first_few import first_few
 from training.moco_v3_file import MOCO_V3_HEADS, is_moco_v3, take_base_encoder
-from training.recipe import ModelTable
+from training.model_table import ModelTable
 
 HUB_PREFIX = "timm:"
 

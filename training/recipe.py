@@ -21,88 +21,19 @@ from pydantic import (
     model_validator,
 )
 
-from fer_app.contract import ColorMode, Contract, Interpolation
+from fer_app.contract import Contract
 from fer_app.errors import FerError
 from fer_app.labels import LABELS
-from models.vit import VitConfig, vit_config
-from models.wide_resnet import check_shape
-from training.augment import AugmentSpec, BatchAugment
 from training.confidences import Revision
 from training.contrastive_tables import MimcoTable, MocoTable
 from training.data.ferplus_votes import VoteMode
 from training.distillation_table import DistillTable
 from training.losses.cross_entropy_loss import ClassWeights
 from training.margin_mix_table import FewLabelsMethod, MarginMixTable
+from training.model_table import ModelTable
 from training.stage_table import LATER, Moment, StageTable, Table
 
 Stage = Literal["pretrain", "finetune"]
-
-
-class ModelTable(Table):
-    """The network, and the pixels it sees. `size` sets embed_dim, depth and num_heads unless they are given.
-
-    With `backbone = "wide_resnet"` it is a WideResNet (`wrn_...`), and what describes a transformer is of no effect.
-    """
-
-    size: Literal["tiny", "small", "base", "large"] = "tiny"
-    img_size: PositiveInt = 224
-    patch_size: PositiveInt = 16
-    color_mode: ColorMode = "rgb"
-    in_chans: Literal[1, 3] = 3
-    mean: tuple[float, ...] = Field((0.485, 0.456, 0.406), strict=False)
-    std: tuple[float, ...] = Field((0.229, 0.224, 0.225), strict=False)
-    interpolation: Interpolation = "bilinear"
-    embed_dim: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    num_heads: PositiveInt | None = None
-    stem: Literal["patch", "conv"] = "patch"
-    stem_channels: tuple[PositiveInt, ...] = Field((), strict=False)
-    stem_blocks: PositiveInt = 1
-    drop_path_rate: float = Field(0.0, ge=0.0, lt=1.0)
-    backbone: Annotated[Literal["vit", "wide_resnet"], LATER] = "vit"
-    wrn_depth: Annotated[PositiveInt, LATER] = 28
-    wrn_widen_factor: Annotated[PositiveInt, LATER] = 2
-    wrn_bn_momentum: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 0.001
-
-    def wide_resnet_shape(self) -> dict[str, Any]:
-        """Return the arguments of `WideResNet` beside the number of classes.
-
-        Raises:
-            ConfigError: there is no such network.
-        """
-        check_shape(self.wrn_depth, self.wrn_widen_factor)
-        return {
-            "depth": self.wrn_depth,
-            "widen_factor": self.wrn_widen_factor,
-            "in_chans": self.in_chans,
-            "bn_momentum": self.wrn_bn_momentum,
-        }
-
-    def vit_config(self, *, drop_path_rate: float = 0.0) -> VitConfig:
-        """Return the encoder's architecture; stochastic depth is off unless asked for."""
-        given = {"embed_dim": self.embed_dim, "depth": self.depth, "num_heads": self.num_heads}
-        return vit_config(
-            self.size,
-            img_size=self.img_size,
-            patch_size=self.patch_size,
-            in_chans=self.in_chans,
-            stem=self.stem,
-            stem_channels=self.stem_channels,
-            stem_blocks=self.stem_blocks,
-            drop_path_rate=drop_path_rate,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-
-    def augmentation(self, spec: AugmentSpec) -> BatchAugment:
-        """Return the augmentation whose identity setting is this network's serving preprocess."""
-        return BatchAugment(
-            spec,
-            self.img_size,
-            self.mean,
-            self.std,
-            color_mode=self.color_mode,
-            interpolation=self.interpolation,
-        )
 
 
 class PretrainTable(StageTable):

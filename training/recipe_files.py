@@ -18,11 +18,11 @@ from fer_app.errors import ConfigError
 from training.augment import AugmentSpec
 from training.contrastive_tables import MimcoTable, MocoTable
 from training.margin_mix_table import MarginMixTable
+from training.model_table import ModelTable
 from training.recipe import (
     ExpectedTable,
     FinetuneTable,
     LabelDecoderTable,
-    ModelTable,
     PllTable,
     PretrainTable,
     Recipe,

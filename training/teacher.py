@@ -10,8 +10,9 @@ from models.vit import VisionTransformer, VitConfig
 from training.checkpoint import CheckpointInfo, is_checkpoint, load_encoder
 from training.contrastive_tables import MimcoTable
 from training.frozen_features import load_encoder_checkpoint
+from training.model_table import ModelTable
 from training.public_weights import read_public_weights
-from training.recipe import ModelTable, Recipe
+from training.recipe import Recipe
 from training.report import Report
 
 _PIXELS: Final = ("color_mode", "mean", "std")

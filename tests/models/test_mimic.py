@@ -15,6 +15,7 @@ from models.vit import VisionTransformer, VitConfig
 
 SMALL = VitConfig(img_size=16, patch_size=4, in_chans=1, embed_dim=16, depth=2, num_heads=4)
 HYBRID = dataclasses.replace(SMALL, stem="conv", stem_channels=(4, 6, 8))
+RESIDUAL = dataclasses.replace(HYBRID, depth=0, class_token=False)
 
 
 def make_classifier(config: VitConfig = SMALL, **kwargs) -> MimicClassifier:
@@ -52,7 +53,17 @@ def test_token_takes_the_normalised_class_token():
     assert torch.equal(model.forward_features(images), model.encoder.forward_features(images)[:, 0])
 
 
-@pytest.mark.parametrize("config", [SMALL, HYBRID, dataclasses.replace(SMALL, class_token=False)])
+def test_without_blocks_it_is_the_stem_with_a_head():
+    model = make_classifier(RESIDUAL)
+    images = torch.randn(2, 1, 16, 16)
+    mean = model.encoder.patch_embed(images).mean(dim=1) + model.encoder.pos_embed.mean(dim=1)
+    torch.testing.assert_close(model.forward_features(images), model.fc_norm(mean))
+    model.train().forward(images).square().sum().backward()
+    without_gradient = {name for name, p in model.named_parameters() if p.grad is None}
+    assert {name.split(".")[0] for name in without_gradient} == {"projection"}
+
+
+@pytest.mark.parametrize("config", [SMALL, HYBRID, RESIDUAL, dataclasses.replace(SMALL, class_token=False)])
 def test_evidence_of_the_patches_averages_to_the_logits(config):
     model = make_classifier(config)
     torch.nn.init.normal_(model.fc_norm.weight)

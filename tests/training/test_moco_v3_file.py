@@ -13,8 +13,8 @@ from torch import Tensor
 from fer_app.errors import CheckpointError
 from models.moco_v3 import MocoV3
 from models.vit import VisionTransformer, vit_config
+from training.model_table import ModelTable
 from training.public_weights import read_public_weights
-from training.recipe import ModelTable
 
 VIT_S = {"size": "small", "img_size": 32, "patch_size": 16, "depth": 2}
 

@@ -23,8 +23,8 @@ from models.mimic import MimicClassifier
 from models.vit import VisionTransformer, VitConfig, vit_config
 from training import public_weights
 from training.checkpoint import CheckpointInfo, is_checkpoint, load_encoder, save_checkpoint
+from training.model_table import ModelTable
 from training.public_weights import encoder_weights, read_public_weights
-from training.recipe import ModelTable
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
 MODEL = ModelTable(**SMALL)

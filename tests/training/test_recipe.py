@@ -117,3 +117,13 @@ def test_a_key_of_a_later_version_leaves_older_digests_as_they_are(tmp_path: Pat
     assert '"contempt": "drop"' in dropped.to_json()
     assert dropped.sha256 != recipe.sha256
     assert '"contempt"' not in load_recipe("debug", ['stages=["pretrain"]']).to_json()
+
+
+def test_a_network_without_blocks_needs_a_stem_and_has_no_class_token(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    stem = ["model.depth=0", "model.stem=conv", "model.patch_size=4", "model.stem_channels=[4, 6, 8]"]
+    config = load_recipe(path, stem).model.vit_config()
+    assert (config.depth, config.class_token) == (0, False)
+    assert load_recipe(path, stem[1:]).model.vit_config().class_token
+    with pytest.raises(ConfigError, match=r"\[model\] depth = 0 is for stem"):
+        load_recipe(path, ["model.depth=0"])
