@@ -1,6 +1,6 @@
 """Where a checkpoint comes from: the run that made it, and the runs that it started from, oldest first.
 
-An ensemble comes from the runs of its members, and from their being joined.
+An ensemble comes from the runs of its members, and from their being joined; a run with teachers from theirs too.
 
 A run folder tells more than a checkpoint alone: `done.json` beside it has the machine and the program. A bundled
 checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place.
@@ -9,6 +9,7 @@ checkpoint keeps no path of the machine that trained it; `without_paths` puts th
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 from fer_app.errors import ExportError
 from training.checkpoint import CheckpointInfo, is_checkpoint, read_info
+from training.ensemble import ENSEMBLE
 from training.json_file import read_json
 from training.recipe_files import bundled_recipes, load_recipe
 
@@ -47,6 +49,9 @@ class Run:
         faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
         epochs = f"{self.counters['epochs']} of {stage['epochs']} epochs"
         yield f"- `{self.name}`: {faces}, seed {self.recipe['seed']}; {epochs}, {self.counters['steps']} steps,"
+        if teachers := _teachers(self.recipe):
+            named = ", ".join(f"`{teacher.removeprefix('recipe:')}`" for teacher in teachers)
+            yield f"  {stage['distill']['weight']:.0%} of the targets are the answers of {named};"
         machine, program = (self.done.get(key, "not recorded") for key in ("machine", "program"))
         yield f"  {self.seconds / 3600:.2f} hours. Machine: {machine}. Program: {program}."
 
@@ -54,10 +59,7 @@ class Run:
         """Return the line that does the same again, with all that differs from the recipe of that name."""
         words = ["fer", "train", self.name, "--data", "ferplus/"]
         for change in self._changes():
-            key, _, value = change.partition("=")
-            if key == "init" and value.startswith("recipe:"):
-                change = f"init=runs/{value.removeprefix('recipe:')}/finetune/best.safetensors"
-            words += ["--set", shlex.quote(change)]
+            words += ["--set", shlex.quote(re.sub(r"\brecipe:([\w/]+)", lambda named: _made_by(named[1]), change))]
         return " ".join([*words, "--run-dir", f"runs/{self.name}"])
 
     def _changes(self) -> list[str]:
@@ -68,7 +70,7 @@ class Run:
         return [
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in own.items()
-            if key in written and value != written[key] and key not in ("name", "summary")
+            if (key not in written or value != written[key]) and key not in ("name", "summary")
         ]
 
 
@@ -89,12 +91,12 @@ class Joining:
 
     def command(self) -> str:
         """Return the line that does the same again."""
-        files = " ".join(f"runs/{name}/finetune/best.safetensors" for name in self.members)
-        return f"fer ensemble {files} --data ferplus/ -o runs/ensemble.safetensors"
+        files = " ".join(map(_made_by, self.members))
+        return f"fer ensemble {files} --data ferplus/ -o {_made_by(ENSEMBLE)}"
 
 
 def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
-    """Follow `init` from a checkpoint to the first run, and an ensemble to its members' runs, each told once.
+    """Follow `init` and teachers from a checkpoint to the first runs, an ensemble to its members', each told once.
 
     Args:
         checkpoint: a classifier, best where its run has left it.
@@ -106,8 +108,7 @@ def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
     """
     if "members" in info.recipe:
         members = [Path(member) for member in info.recipe["members"] if _is_file(member)]
-        runs = {step.command(): step for member in members for step in lineage(member, read_info(member))}
-        return [*runs.values(), Joining([_recipe_name(member) for member in members])]
+        return [*_before(members), Joining([_recipe_name(member) for member in members])]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]
@@ -118,20 +119,41 @@ def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
         counters=info.counters,
         done=done[last] if checkpoint.parent.name == last else {},
     )
-    init = info.recipe.get("init", "scratch")
-    before = lineage(Path(init), read_info(Path(init))) if _is_file(init) else []
-    return [*before, made]
+    named = [info.recipe.get("init", "scratch"), *_teachers(info.recipe)]
+    return [*_before([Path(file) for file in named if _is_file(file)]), made]
+
+
+def _before(checkpoints: Sequence[Path]) -> list[Run | Joining]:
+    """Return what has made any of these, each step once."""
+    steps = [step for checkpoint in checkpoints for step in lineage(checkpoint, read_info(checkpoint))]
+    return list({step.command(): step for step in steps}.values())
 
 
 def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's recipe with `recipe:NAME` where it had the path of what NAME has made: `init`, `members`.
+    """Return a checkpoint's recipe with `recipe:NAME` where it had the path of what NAME has made.
+
+    Paths are in `init`, in `members` and in the teachers of `finetune.distill`.
 
     Raises:
         ExportError: a path leads nowhere, or not to a checkpoint of ours.
     """
     if "members" in recipe:
         return dict(recipe) | {"members": [_portable(member) for member in recipe["members"]]}
-    return dict(recipe) | ({"init": _portable(recipe["init"])} if "init" in recipe else {})
+    told = dict(recipe) | ({"init": _portable(recipe["init"])} if "init" in recipe else {})
+    if teachers := [_portable(teacher) for teacher in _teachers(recipe)]:
+        told["finetune"] = told["finetune"] | {"distill": told["finetune"]["distill"] | {"teachers": teachers}}
+    return told
+
+
+def _teachers(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the classifiers that taught beside the labels, as the recipe names them."""
+    distill = (recipe.get("finetune") or {}).get("distill") or {}
+    return list(distill.get("teachers", ()))
+
+
+def _made_by(name: str) -> str:
+    """Return the file that the command of a recipe, or the ensemble's, writes."""
+    return f"runs/{name}.safetensors" if name == ENSEMBLE else f"runs/{name}/finetune/best.safetensors"
 
 
 def _portable(file: str) -> str:

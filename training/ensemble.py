@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -24,6 +24,9 @@ from training.data.locate import locate
 from training.data.splits import share_faces
 from training.evaluation import file_sha256, load_classifier
 from training.selection import Selection, calibrated, scores
+
+ENSEMBLE: Final = "ensemble"
+"""What the checkpoint of one says where others have the name of their recipe."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
 
 def _info(members: Sequence[Member], figures: Mapping[str, float]) -> CheckpointInfo:
     recipe: dict[str, Any] = {
-        "name": "ensemble",
+        "name": ENSEMBLE,
         "stages": ["finetune"],
         "finetune": {"split": members[0].info.finetuned_on},
         "members": [str(member.path) for member in members],

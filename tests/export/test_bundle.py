@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -195,6 +196,28 @@ def test_runs_are_followed_and_no_path_is_kept(
         lineage(best, load_checkpoint(best)[1])
 
 
+def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    files = {name: tmp_path / name / "finetune/best.safetensors" for name in ("first", "second", "taught")}
+    for name in ("first", "second"):
+        files[name].parent.mkdir(parents=True)
+        save_checkpoint(files[name], weights, dataclasses.replace(info, recipe=info.recipe | {"name": name}))
+    both = tmp_path / "both.safetensors"
+    join([files["first"], files["second"]], both, mini_ferplus)
+    distill = {"teachers": [str(both), str(files["second"])], "weight": 0.6, "temperature": 1.0}
+    recipe = info.recipe | {"name": "debug", "init": str(files["first"])}
+    recipe["finetune"] = recipe["finetune"] | {"distill": distill}
+    files["taught"].parent.mkdir(parents=True)
+    save_checkpoint(files["taught"], weights, dataclasses.replace(info, recipe=recipe))
+    made = bundle(files["taught"], "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    assert made.info.recipe["finetune"]["distill"]["teachers"] == ["recipe:ensemble", "recipe:second"]
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in card
+    assert [card.count(f"- `{step}`: ") for step in ("first", "second", "fer ensemble", "debug")] == [1, 1, 1, 1]
+    assert card.index("- `fer ensemble`: ") < card.index("- `debug`: ")
+    assert "60% of the targets are the answers of `ensemble`, `second`;" in card
+
+
 def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
     weights, info = load_checkpoint(checkpoint)
     files = []
@@ -220,7 +243,8 @@ def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoi
 
 
 def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
-    recipe = load_recipe("debug", ["seed=7", "finetune.epochs=5", "init=recipe:other"])
+    distill = 'finetune.distill={teachers = ["recipe:ensemble", "recipe:mae/a"]}'
+    recipe = load_recipe("debug", ["seed=7", "finetune.epochs=5", "init=recipe:other", distill])
     info = CheckpointInfo(
         kind="encoder",
         architecture={},
@@ -229,8 +253,16 @@ def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
     )
     (run,) = lineage(Path("debug/finetune/best.safetensors"), info)
     assert "3 of 5 epochs" in next(run.told())
-    changes = {word for word in run.command().split() if "=" in word}
-    assert changes == {"seed=7", "finetune.epochs=5", "init=runs/other/finetune/best.safetensors"}
+    changes = {word for word in shlex.split(run.command()) if "=" in word}
+    teachers = '["runs/ensemble.safetensors", "runs/mae/a/finetune/best.safetensors"]'
+    assert changes == {
+        "seed=7",
+        "finetune.epochs=5",
+        "init=runs/other/finetune/best.safetensors",
+        f"finetune.distill.teachers={teachers}",
+        "finetune.distill.weight=0.5",
+        "finetune.distill.temperature=1.0",
+    }
 
 
 def test_another_folder_is_made_like_the_tree(tree: Path, tmp_path: Path) -> None:
