@@ -5,10 +5,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The bundled model: its recipes in their order, each starting from what the one before it made.
+# The bundled model. A chain is recipes in their order, each starting from what the one before it made.
 MODEL := mimic_hybrid_ferplus
 ROLE := fast
-RECIPES := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts
+CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
+# What that chain makes and what these two make, joined, teaches the last run, which goes on from the first chain.
+WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide hybrid_ferplus_wide_votes
+RESIDUAL_CHAIN := resnet_ferplus
+TAUGHT := hybrid_ferplus_taught
 RUNS ?= runs/$(MODEL)
 
 .PHONY: help demo test check lint types format model clean
@@ -46,14 +50,22 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 
 # A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made.
+define train
+run() { \
+	recipe=$$1; shift; \
+	$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $(RUNS)/$$recipe "$$@" \
+		$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
+}; \
+chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }
+endef
+
 model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
-	@init=; for recipe in $(RECIPES); do \
-		run=$(RUNS)/$$recipe; \
-		init=$$($(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $$run $${init:+--set init=$$init} \
-			$$([ -e $$run/recipe.json ] && echo --resume) $(ARGS)) || exit; \
-	done; \
-	$(BIN)/python -m export.bundle $$init --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
+	@$(train); \
+	first=$$(chain $(CHAIN)) && wide=$$(chain $(WIDE_CHAIN)) && residual=$$(chain $(RESIDUAL_CHAIN)) && \
+	teacher=$$($(BIN)/fer ensemble $$first $$wide $$residual --data "$(DATA)" -o $(RUNS)/ensemble.safetensors) && \
+	made=$$(run $(TAUGHT) --set init=$$first --set "finetune.distill.teachers=['$$teacher']") && \
+	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 
 clean:

@@ -48,7 +48,8 @@ class Run:
         stage = self.recipe[self.recipe["stages"][-1]]
         faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
         epochs = f"{self.counters['epochs']} of {stage['epochs']} epochs"
-        yield f"- `{self.name}`: {faces}, seed {self.recipe['seed']}; {epochs}, {self.counters['steps']} steps,"
+        steps = f"{self.counters['steps']} steps" + (f" of {self._processes} processes" if self._processes > 1 else "")
+        yield f"- `{self.name}`: {faces}, seed {self.recipe['seed']}; {epochs}, {steps},"
         if teachers := _teachers(self.recipe):
             named = ", ".join(f"`{teacher.removeprefix('recipe:')}`" for teacher in teachers)
             yield f"  {stage['distill']['weight']:.0%} of the targets are the answers of {named};"
@@ -60,7 +61,14 @@ class Run:
         words = ["fer", "train", self.name, "--data", "ferplus/"]
         for change in self._changes():
             words += ["--set", shlex.quote(re.sub(r"\brecipe:([\w/]+)", lambda named: _made_by(named[1]), change))]
+        if self._processes > 1:
+            words += ["--devices", str(self._processes)]
         return " ".join([*words, "--run-dir", f"runs/{self.name}"])
+
+    @property
+    def _processes(self) -> int:
+        """How many shared each step, which the batch and the learning rate grow with; older runs do not tell."""
+        return int(self.done.get("processes", 1))
 
     def _changes(self) -> list[str]:
         if self.name not in bundled_recipes():

@@ -149,7 +149,7 @@ def _run_stages(
             except RunInterruptedError as interruption:
                 world.first(run.mark_unfinished, {"stage": stage, **interruption.marker()})
                 raise
-            world.first(_finish, folder, progress, objective)
+            world.first(_finish, folder, progress, objective, world.size)
         made = folder.made
         start = read_encoder(made)[0]
     return made
@@ -168,9 +168,9 @@ def _begin(recipe: Recipe, run: RunFolder, report: Report) -> None:
         report.line("going on after " + ", ".join(f"{key} {value}" for key, value in stopped.items()))
 
 
-def _finish(folder: RunFolder, progress: Progress, objective: Objective) -> None:
+def _finish(folder: RunFolder, progress: Progress, objective: Objective, processes: int) -> None:
     """Mark a stage as done, with what tells its data from other data, and what made it."""
-    spent = {"seconds": round(progress.seconds), "epochs": progress.epoch, **progress.figures}
+    spent = {"seconds": round(progress.seconds), "epochs": progress.epoch, "processes": processes, **progress.figures}
     folder.finish({**spent, "data": objective.fingerprint(), **made_by()})
 
 

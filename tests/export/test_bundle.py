@@ -202,6 +202,7 @@ def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path,
     for name in ("first", "second"):
         files[name].parent.mkdir(parents=True)
         save_checkpoint(files[name], weights, dataclasses.replace(info, recipe=info.recipe | {"name": name}))
+    (files["second"].parent / "done.json").write_text('{"processes": 2}')
     both = tmp_path / "both.safetensors"
     join([files["first"], files["second"]], both, mini_ferplus)
     distill = {"teachers": [str(both), str(files["second"])], "weight": 0.6, "temperature": 1.0}
@@ -215,6 +216,8 @@ def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path,
     assert str(tmp_path) not in card
     assert [card.count(f"- `{step}`: ") for step in ("first", "second", "fer ensemble", "debug")] == [1, 1, 1, 1]
     assert card.index("- `fer ensemble`: ") < card.index("- `debug`: ")
+    assert "7 of 9 epochs, 70 steps of 2 processes," in card
+    assert "fer train second --data ferplus/ --devices 2 --run-dir runs/second" in card
     assert "60% of the targets are the answers of `ensemble`, `second`;" in card
 
 

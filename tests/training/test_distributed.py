@@ -279,6 +279,7 @@ def test_torchrun(mini_ferplus: Path, tmp_path: Path, repository: Path) -> None:
     assert ended.stdout.strip() == str(tmp_path / "run" / "finetune" / "best.safetensors")
     assert "batch_size 16 x accumulate 1 x processes 2 = 32 images a step; learning rate 0.00375 " in ended.stderr
     assert ended.stderr.count("next: fer eval") == 1
+    assert json.loads((tmp_path / "run/finetune/done.json").read_text())["processes"] == 2
     ended = start(repository, *torchrun, fer, *arguments, "--accelerator", "cpu", "--devices", "3")
     assert ended.returncode == 1
     assert "torchrun started 2 processes, 2 of them here, and --devices and --nodes say 3 on each of 1" in ended.stderr

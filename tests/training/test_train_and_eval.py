@@ -64,7 +64,7 @@ def test_training_learns_and_names_its_checkpoint(trained: tuple[Path, Path, str
     report = score(open_classifier(run / "finetune" / "best.safetensors"), load_ferplus(data, "valid"))
     assert report.accuracy > 0.4  # chance is 0.125
     summary = json.loads((run / "finetune" / "done.json").read_text())
-    assert summary["epochs"] == 30
+    assert (summary["epochs"], summary["processes"]) == (30, 1)
     assert not (run / "finetune" / "state.pt").exists()
 
 
