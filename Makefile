@@ -49,7 +49,8 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made.
+# A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made. A run goes on
+# with the very teacher that it began with: who trains a member again deletes the ensemble and the taught run.
 define train
 run() { \
 	recipe=$$1; shift; \
@@ -63,7 +64,8 @@ model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
 	@$(train); \
 	first=$$(chain $(CHAIN)) && wide=$$(chain $(WIDE_CHAIN)) && residual=$$(chain $(RESIDUAL_CHAIN)) && \
-	teacher=$$($(BIN)/fer ensemble $$first $$wide $$residual --data "$(DATA)" -o $(RUNS)/ensemble.safetensors) && \
+	teacher=$(RUNS)/ensemble.safetensors && \
+	{ [ -e $$teacher ] || $(BIN)/fer ensemble $$first $$wide $$residual --data "$(DATA)" -o $$teacher >&2; } && \
 	made=$$(run $(TAUGHT) --set init=$$first --set "finetune.distill.teachers=['$$teacher']") && \
 	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)

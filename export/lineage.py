@@ -9,7 +9,6 @@ checkpoint keeps no path of the machine that trained it; `without_paths` puts th
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,21 +45,21 @@ class Run:
     def told(self) -> Iterator[str]:
         """Say in lines of Markdown what it was trained on, for how long, and where."""
         stage = self.recipe[self.recipe["stages"][-1]]
-        faces = f"FERPlus {stage['split']}" + (f" ({stage['votes']})" if "votes" in stage else "")
+        faces = f"FERPlus {stage.get('split', 'train-main')}" + (f" ({stage['votes']})" if "votes" in stage else "")
         epochs = f"{self.counters['epochs']} of {stage['epochs']} epochs"
         steps = f"{self.counters['steps']} steps" + (f" of {self._processes} processes" if self._processes > 1 else "")
         yield f"- `{self.name}`: {faces}, seed {self.recipe['seed']}; {epochs}, {steps},"
         if teachers := _teachers(self.recipe):
             named = ", ".join(f"`{teacher.removeprefix('recipe:')}`" for teacher in teachers)
-            yield f"  {stage['distill']['weight']:.0%} of the targets are the answers of {named};"
+            yield f"  {self.recipe['finetune']['distill']['weight']:.0%} of the targets are the answers of {named};"
         machine, program = (self.done.get(key, "not recorded") for key in ("machine", "program"))
         yield f"  {self.seconds / 3600:.2f} hours. Machine: {machine}. Program: {program}."
 
     def command(self) -> str:
-        """Return the line that does the same again, with all that differs from the recipe of that name."""
+        """Return the line that does the same again, with all that it sets otherwise than the recipe of that name."""
         words = ["fer", "train", self.name, "--data", "ferplus/"]
         for change in self._changes():
-            words += ["--set", shlex.quote(re.sub(r"\brecipe:([\w/]+)", lambda named: _made_by(named[1]), change))]
+            words += ["--set", shlex.quote(change)]
         if self._processes > 1:
             words += ["--devices", str(self._processes)]
         return " ".join([*words, "--run-dir", f"runs/{self.name}"])
@@ -74,11 +73,11 @@ class Run:
         if self.name not in bundled_recipes():
             return []
         written = dict(_leaves(json.loads(load_recipe(self.name).to_json())))
-        own = dict(_leaves(self.recipe))
+        own = {key: _typed(value) for key, value in _leaves(self.recipe) if key not in ("name", "summary")}
         return [
             f"{key}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in own.items()
-            if (key not in written or value != written[key]) and key not in ("name", "summary")
+            if key not in written or value != written[key]
         ]
 
 
@@ -103,20 +102,25 @@ class Joining:
         return f"fer ensemble {files} --data ferplus/ -o {_made_by(ENSEMBLE)}"
 
 
-def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
+def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Run | Joining]:
     """Follow `init` and teachers from a checkpoint to the first runs, an ensemble to its members', each told once.
 
     Args:
         checkpoint: a classifier, best where its run has left it.
         info: its header.
+        above: resolved files that it was followed to from.
 
     Raises:
-        ExportError: a file that a run started from is not there, or is nobody's we know.
+        ExportError: a file that a run started from is not there, is nobody's we know, or was overwritten by what was
+            made from it.
         CheckpointError: such a file cannot be read.
     """
+    if checkpoint.resolve() in above:
+        raise ExportError(f"{checkpoint} comes from itself: what it was made from was overwritten")
+    above |= {checkpoint.resolve()}
     if "members" in info.recipe:
         members = [Path(member) for member in info.recipe["members"] if _is_file(member)]
-        return [*_before(members), Joining([_recipe_name(member) for member in members])]
+        return [*_before(members, above), Joining([_recipe_name(member) for member in members])]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]
@@ -128,19 +132,19 @@ def lineage(checkpoint: Path, info: CheckpointInfo) -> list[Run | Joining]:
         done=done[last] if checkpoint.parent.name == last else {},
     )
     named = [info.recipe.get("init", "scratch"), *_teachers(info.recipe)]
-    return [*_before([Path(file) for file in named if _is_file(file)]), made]
+    return [*_before([Path(file) for file in named if _is_file(file)], above), made]
 
 
-def _before(checkpoints: Sequence[Path]) -> list[Run | Joining]:
+def _before(checkpoints: Sequence[Path], above: frozenset[Path]) -> list[Run | Joining]:
     """Return what has made any of these, each step once."""
-    steps = [step for checkpoint in checkpoints for step in lineage(checkpoint, read_info(checkpoint))]
+    steps = [step for checkpoint in checkpoints for step in lineage(checkpoint, read_info(checkpoint), above)]
     return list({step.command(): step for step in steps}.values())
 
 
 def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's recipe with `recipe:NAME` where it had the path of what NAME has made.
 
-    Paths are in `init`, in `members` and in the teachers of `finetune.distill`.
+    Paths are in `init`, in `members` and in the teachers of `finetune.distill`. That of MimCo's teacher stays.
 
     Raises:
         ExportError: a path leads nowhere, or not to a checkpoint of ours.
@@ -155,8 +159,19 @@ def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _teachers(recipe: Mapping[str, Any]) -> list[str]:
     """Return the classifiers that taught beside the labels, as the recipe names them."""
-    distill = (recipe.get("finetune") or {}).get("distill") or {}
+    if "finetune" not in recipe.get("stages", ()):
+        return []
+    distill = recipe["finetune"].get("distill") or {}
     return list(distill.get("teachers", ()))
+
+
+def _typed(value: Any) -> Any:
+    """Return a value as a command has it: in the place of `recipe:NAME` the file that NAME's command writes."""
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    if isinstance(value, str) and value.startswith("recipe:"):
+        return _made_by(value.removeprefix("recipe:"))
+    return value
 
 
 def _made_by(name: str) -> str:
@@ -177,7 +192,7 @@ def _is_file(init: str) -> bool:
         return False
     if not is_checkpoint(Path(init)):
         raise ExportError(
-            f"the checkpoint started from {init}, which is no checkpoint of ours, or not there: its card could not say "
+            f"the checkpoint comes from {init}, which is no checkpoint of ours, or not there: its card could not say "
             "what it is; bundle from the folder in which it was trained"
         )
     return True

@@ -17,7 +17,7 @@ from training.stage_table import LATER, Table
 class ModelTable(Table):
     """The network, and the pixels it sees. `size` sets embed_dim, depth and num_heads unless they are given.
 
-    With `depth = 0` the tokens of a convolutional stem are averaged as they are: a residual network.
+    With `depth = 0` the tokens of a convolutional stem, with their positions added, are averaged: a residual network.
     With `backbone = "wide_resnet"` it is a WideResNet (`wrn_...`), and what describes a transformer is of no effect.
     """
 

@@ -259,8 +259,7 @@ class Recipe(Table):
             problems.append("stages must list each stage once, pretrain before finetune")
         if self.init.startswith("recipe:") and self._teacher.startswith("recipe:"):
             problems.append("init and pretrain.mimco.teacher cannot both be another recipe's")
-        if self.model.backbone == "wide_resnet":
-            problems += self._beyond_wide_resnets()
+        problems += self._beyond_wide_resnets() if self.model.backbone == "wide_resnet" else self._beyond_stems()
         shape = self.model.wide_resnet_shape if self.model.backbone == "wide_resnet" else self.model.vit_config
         for build in (self.contract, shape):
             try:
@@ -282,6 +281,18 @@ class Recipe(Table):
         }
         words = "model.backbone = 'wide_resnet' trains from scratch, by supervised, mixmatch or margin_mix: leave out"
         return [f"{words} {name}" for name, wanted in asked.items() if wanted]
+
+    def _beyond_stems(self) -> list[str]:
+        """Return what is asked of a stem without blocks that only transformers can do."""
+        asked = {
+            "finetune.global_pool = 'token'": getattr(self.finetune, "global_pool", "") == "token",
+            "pretrain.method = 'moco_v3'": self.pretrain is not None and self.pretrain.method == "moco_v3",
+        }
+        return [
+            f"model.depth = 0 has no class token: leave out {name}"
+            for name in asked
+            if self.model.depth == 0 and asked[name]
+        ]
 
     @property
     def starts_from(self) -> str | None:

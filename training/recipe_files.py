@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from fer_app.errors import ConfigError
 from training.augment import AugmentSpec
 from training.contrastive_tables import MimcoTable, MocoTable
+from training.distillation_table import DistillTable
 from training.margin_mix_table import MarginMixTable
 from training.model_table import ModelTable
 from training.recipe import (
@@ -160,6 +161,7 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
         ("pretrain", "moco", "second_augment"): AugmentSpec,
         ("pretrain", "mimco"): MimcoTable,
         ("finetune", "mimic", "augment"): AugmentSpec,
+        ("finetune", "mimic", "distill"): DistillTable,
         ("finetune", "mimic", "pll"): PllTable,
         ("finetune", "mimic", "label_decoder"): LabelDecoderTable,
         ("finetune", "few_labels", "augment"): AugmentSpec,

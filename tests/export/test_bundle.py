@@ -192,7 +192,7 @@ def test_runs_are_followed_and_no_path_is_kept(
     assert card.index("machine of debug") < card.index("machine of second")
     assert str(tmp_path) not in card
     (tmp_path / "debug/finetune/best.safetensors").unlink()
-    with pytest.raises(ExportError, match=r"started from .*not there"):
+    with pytest.raises(ExportError, match=r"comes from .*not there"):
         lineage(best, load_checkpoint(best)[1])
 
 
@@ -241,12 +241,12 @@ def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoi
     assert command in card
     assert "the members each by theirs" in card
     files[0].unlink()
-    with pytest.raises(ExportError, match=r"started from .*not there"):
+    with pytest.raises(ExportError, match=r"comes from .*not there"):
         bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
 
 
 def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
-    distill = 'finetune.distill={teachers = ["recipe:ensemble", "recipe:mae/a"]}'
+    distill = 'finetune.distill={teachers = ["recipe:ensemble", "recipe:mae/a-0.1"]}'
     recipe = load_recipe("debug", ["seed=7", "finetune.epochs=5", "init=recipe:other", distill])
     info = CheckpointInfo(
         kind="encoder",
@@ -257,7 +257,7 @@ def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
     (run,) = lineage(Path("debug/finetune/best.safetensors"), info)
     assert "3 of 5 epochs" in next(run.told())
     changes = {word for word in shlex.split(run.command()) if "=" in word}
-    teachers = '["runs/ensemble.safetensors", "runs/mae/a/finetune/best.safetensors"]'
+    teachers = '["runs/ensemble.safetensors", "runs/mae/a-0.1/finetune/best.safetensors"]'
     assert changes == {
         "seed=7",
         "finetune.epochs=5",
@@ -266,6 +266,22 @@ def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
         "finetune.distill.weight=0.5",
         "finetune.distill.temperature=1.0",
     }
+
+
+def test_command_of_a_run_names_the_file_that_its_recipe_starts_from() -> None:
+    recipe = load_recipe("hybrid_ferplus_wide_votes")
+    counters = {"epochs": 3, "steps": 9, "seconds": 1}
+    info = CheckpointInfo(kind="encoder", architecture={}, recipe=json.loads(recipe.to_json()), counters=counters)
+    (run,) = lineage(Path("debug/finetune/best.safetensors"), info)
+    assert " --set init=runs/hybrid_ferplus_wide/finetune/best.safetensors --run-dir" in run.command()
+
+
+def test_a_file_that_comes_from_itself_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    info = dataclasses.replace(info, recipe=info.recipe | {"init": str(checkpoint)})
+    save_checkpoint(checkpoint, weights, info)
+    with pytest.raises(ExportError, match="comes from itself"):
+        lineage(checkpoint, info)
 
 
 def test_another_folder_is_made_like_the_tree(tree: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The model that ships: its files agree with each other, its figure is true, and training can start from it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,12 @@ def test_the_served_file_computes_what_the_kept_weights_do(entry) -> None:
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_its_recipe_is_the_bundled_one(entry) -> None:
     kept = read_info(TRAINING_WEIGHTS / f"{entry.name}.safetensors")
-    own = {key: kept.recipe[key] for key in ("init", "precision", "seed")}
+    stage = kept.recipe["finetune"]
+    own = {key: kept.recipe[key] for key in ("init", "precision", "seed")} | {
+        "finetune.batch_size": stage["batch_size"]
+    }
+    if "distill" in stage:
+        own["finetune.distill.teachers"] = json.dumps(stage["distill"]["teachers"])
     recipe = load_recipe(kept.recipe["name"], [f"{key}={value}" for key, value in own.items()])
     assert open_classifier(entry.path).contract.recipe_sha256 == recipe.sha256
 

@@ -53,7 +53,11 @@ def write_checkpoint(path: Path, overrides: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("overrides", [[], CONV, TOKEN, ["model.img_size=40"]], ids=["patch", "conv", "token", "40px"])
+@pytest.mark.parametrize(
+    "overrides",
+    [[], CONV, [*CONV, "model.depth=0"], TOKEN, ["model.img_size=40"]],
+    ids=["patch", "conv", "residual", "token", "40px"],
+)
 def test_exported_file_is_the_checkpoint(tmp_path: Path, overrides: list[str]) -> None:
     checkpoint = write_checkpoint(tmp_path / "a.safetensors", overrides)
     report = export_onnx(checkpoint, tmp_path / "a.onnx")

@@ -127,3 +127,8 @@ def test_a_network_without_blocks_needs_a_stem_and_has_no_class_token(tmp_path: 
     assert load_recipe(path, stem[1:]).model.vit_config().class_token
     with pytest.raises(ConfigError, match=r"\[model\] depth = 0 is for stem"):
         load_recipe(path, ["model.depth=0"])
+    with pytest.raises(ConfigError, match=r"no class token: leave out finetune\.global_pool = 'token'"):
+        load_recipe(path, [*stem, "finetune.global_pool=token"])
+    moco = "pretrain={method = 'moco_v3', epochs = 1, batch_size = 8, base_lr = 1e-3}"
+    with pytest.raises(ConfigError, match=r"no class token: leave out pretrain\.method = 'moco_v3'"):
+        load_recipe(path, [*stem, moco])

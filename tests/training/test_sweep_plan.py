@@ -1,4 +1,4 @@
-"""What `fer sweep` plans of a folder, and what it refuses before anything runs."""
+"""What `fer sweep` plans of a folder, refuses and lists."""
 
 from pathlib import Path
 
