@@ -25,13 +25,14 @@ def stratified_rows(targets: NDArray[np.int64], limit: int, seed: int = SEED) ->
     """
     if len(targets) <= limit:
         return np.arange(len(targets))
+    classes, sizes = np.unique(targets, return_counts=True)
+    shares = sizes * limit / len(targets)
+    chosen = np.floor(shares).astype(np.int64)
+    # What rounding down has left goes to the largest remainders (Hamilton's method): no class is off by a whole face.
+    chosen[np.argsort(chosen - shares, kind="stable")[: limit - chosen.sum()]] += 1
     rng = np.random.default_rng(seed)
-    place = np.empty(len(targets))
-    for k in np.unique(targets):
-        members = np.flatnonzero(targets == k)
-        # Spread evenly over 0..1, the members of every class below a threshold are its share of the whole.
-        place[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.argsort(place, kind="stable")[:limit])
+    rows = [rng.permutation(np.flatnonzero(targets == k))[:count] for k, count in zip(classes, chosen, strict=True)]
+    return np.sort(np.concatenate(rows))
 
 
 def embed(features: NDArray[np.float32], seed: int = SEED) -> NDArray[np.float32]:

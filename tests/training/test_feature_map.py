@@ -2,7 +2,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fer_app.errors import DatasetError, MissingExtraError
@@ -10,6 +10,7 @@ from training.feature_map import embed, stratified_rows
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 80))
+@example([2, 4, 4, 4, 13], 2)  # whose last class has a share of 0.96
 def test_every_class_keeps_its_share(sizes: list[int], limit: int) -> None:
     targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     rows = stratified_rows(targets, limit)
@@ -17,7 +18,7 @@ def test_every_class_keeps_its_share(sizes: list[int], limit: int) -> None:
     assert (np.diff(rows) > 0).all()
     if len(targets) > limit:
         chosen = np.bincount(targets[rows], minlength=len(sizes))
-        assert (np.abs(chosen - np.array(sizes) * limit / len(targets)) <= 1).all()
+        assert (np.abs(chosen - np.array(sizes) * limit / len(targets)) < 1).all()
 
 
 def test_the_choice_is_the_same_every_time_and_not_the_first_ones() -> None:
