@@ -51,18 +51,14 @@ format: $(VENV)/.dev-installed
 
 # A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made. A run goes on
 # with the very teacher that it began with: who trains a member again deletes the ensemble and the taught run.
-define train
-run() { \
-	recipe=$$1; shift; \
-	$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $(RUNS)/$$recipe "$$@" \
-		$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
-}; \
-chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }
-endef
-
 model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
-	@$(train); \
+	@run() { \
+		recipe=$$1; shift; \
+		$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $(RUNS)/$$recipe "$$@" \
+			$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
+	}; \
+	chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
 	first=$$(chain $(CHAIN)) && wide=$$(chain $(WIDE_CHAIN)) && residual=$$(chain $(RESIDUAL_CHAIN)) && \
 	teacher=$(RUNS)/ensemble.safetensors && \
 	{ [ -e $$teacher ] || $(BIN)/fer ensemble $$first $$wide $$residual --data "$(DATA)" -o $$teacher >&2; } && \
