@@ -25,7 +25,7 @@ from training.data.photo_plan import plan_photos
 from training.data.photo_stream import PhotoStream
 from training.data.prepared import crop_note
 from training.distributed import World, launch
-from training.encoder_weights import fit_positions, read_encoder
+from training.encoder_weights import fit_encoder, read_encoder
 from training.fingerprint import differences
 from training.fsdp import need_plain_run
 from training.interruption import RunInterruptedError
@@ -205,8 +205,9 @@ def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> di
         path = encoder
     if is_checkpoint(path):
         weights, info = read_encoder(path)
-        notes = fit_positions(weights, info, recipe.model.vit_config())
-        line = f"init: {path}: " + "; ".join([f"{len(weights)} tensors of the encoder of a checkpoint", *notes])
+        held = f"{len(weights)} tensors of the encoder of a checkpoint"
+        notes = fit_encoder(weights, info, recipe.model.vit_config(), recipe.seed)
+        line = f"init: {path}: " + "; ".join([held, *notes])
     else:
         weights, line = read_public_weights(recipe.init, recipe.model)
     report.line(line)
