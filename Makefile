@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The bundled model. A chain is recipes in their order, each starting from what the one before it made.
 MODEL := mimic_hybrid_ferplus
 ROLE := fast
-CHAIN := mimic_hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
+CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 # What that chain makes and what these two make, joined, teaches the last run, which goes on from the first chain.
 WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide hybrid_ferplus_wide_votes
 RESIDUAL_CHAIN := resnet_ferplus
