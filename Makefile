@@ -8,11 +8,10 @@ BIN := $(VENV)/bin
 # The bundled model. A chain is recipes in their order, each starting from what the one before it made.
 MODEL := mimic_hybrid_ferplus
 ROLE := fast
-CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
-# What that chain makes and what these two make, joined, teaches the last run, which goes on from the first chain.
-WIDE_CHAIN := hybrid_ferplus_wide_32 hybrid_ferplus_wide hybrid_ferplus_wide_votes
-RESIDUAL_CHAIN := resnet_ferplus
-TAUGHT := hybrid_ferplus_taught
+RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
+# What that chain makes and what these two make, joined, teaches the last run, $(MODEL), which goes on from that chain.
+SECOND_RESIDUAL_CHAIN := resnet_ferplus_seed_4
+HYBRID_CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 RUNS ?= runs/$(MODEL)
 
 .PHONY: help demo test check lint types format model clean
@@ -50,7 +49,7 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 
 # A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made. A run goes on
-# with the very teacher that it began with: who trains a member again deletes the ensemble and the taught run.
+# with the very teacher that it began with: who trains a member again deletes the ensemble and the last run.
 model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
 	@run() { \
@@ -59,10 +58,10 @@ model: $(VENV)/.dev-installed
 			$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
 	}; \
 	chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
-	first=$$(chain $(CHAIN)) && wide=$$(chain $(WIDE_CHAIN)) && residual=$$(chain $(RESIDUAL_CHAIN)) && \
+	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL_CHAIN)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
 	teacher=$(RUNS)/ensemble.safetensors && \
-	{ [ -e $$teacher ] || $(BIN)/fer ensemble $$first $$wide $$residual --data "$(DATA)" -o $$teacher >&2; } && \
-	made=$$(run $(TAUGHT) --set init=$$first --set "finetune.distill.teachers=['$$teacher']") && \
+	{ [ -e $$teacher ] || $(BIN)/fer ensemble $$hybrid $$residual $$second --data "$(DATA)" -o $$teacher >&2; } && \
+	made=$$(run $(MODEL) --set init=$$residual --set "finetune.distill.teachers=['$$teacher']") && \
 	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 

@@ -162,6 +162,10 @@ def _picture(made: Measured, alt: str, number: int) -> list[str]:
     return ["", f"![{alt}](../../docs/images/{made.name}-{PICTURES[number]})"]
 
 
+def _ends_with_its_last_epoch(made: Run | Joining) -> bool:
+    return isinstance(made, Run) and made.recipe["finetune"].get("selected_epoch") == "last"
+
+
 def _figures(made: Measured) -> Iterator[str]:
     report, full = made.report, made.files[0]
     yield "## How good it is"
@@ -172,6 +176,9 @@ def _figures(made: Measured) -> Iterator[str]:
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:
         yield "- Chosen by: nothing; it is the last epoch's."
+    elif _ends_with_its_last_epoch(made.runs[-1]):
+        yield "- Chosen by: nothing; it is the last epoch's. `dev`, a tenth of Train, set the temperature and what"
+        yield f"  is uncertain; {_percent(made.dev_accuracy)} % of it are right."
     else:
         members = "; the members each by theirs" if isinstance(made.runs[-1], Joining) else ""
         chosen = f"accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %)"

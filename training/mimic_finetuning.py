@@ -89,7 +89,7 @@ class MimicFinetuning(Stateless):
         self.teachers: Teachers | None = None
         if table.distill is not None:
             self.teachers = Teachers(table.distill, recipe.contract(faces.class_names), recipe.precision)
-        self._selection = Selection(selection)
+        self._selection = Selection(selection, always=table.selected_epoch == "last")
 
     def _build(
         self, encoder: VisionTransformer, table: FinetuneTable, num_classes: int

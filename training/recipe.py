@@ -115,8 +115,9 @@ class PllTable(Table):
 class FinetuneTable(StageTable):
     """Supervised fine-tuning: CE, CE + SCL, CE + MSCL (MIMIC, arXiv:2401.07245), or PLL (PLL-FER, arXiv:2209.15402).
 
-    The dev part of Train chooses the epoch, the temperature and what is uncertain. Only `split = "train-main"` leaves
-    it out of training; with the others the last epoch counts, and probabilities are not calibrated. `train_share` is
+    The dev part of Train chooses the epoch, the temperature and what is uncertain; with `selected_epoch = "last"` all
+    but the epoch. Only `split = "train-main"` leaves it out of training; with the others the last epoch counts, and
+    probabilities are not calibrated. `train_share` is
     the part of every class that is trained on, always the same faces. `balanced` shows every class as often as the
     largest, or until `epoch_samples` faces were seen; `class_weights` weighs them in the cross-entropy instead. A
     face's class is its largest target. `logit_adjustment` is that method's tau. With `contrastive_gather`, faces are
@@ -129,6 +130,7 @@ class FinetuneTable(StageTable):
     votes: VoteMode = "majority"
     contempt: Annotated[Literal["keep", "drop"], LATER] = "keep"
     split: Literal["train", "train-main", "train+valid"] = "train-main"
+    selected_epoch: Annotated[Literal["best", "last"], LATER] = "best"
     train_share: Annotated[float, Field(gt=0.0, le=1.0), LATER] = 1.0
     balanced: Annotated[bool, LATER] = False
     epoch_samples: Annotated[PositiveInt | None, LATER] = None

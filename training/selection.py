@@ -22,17 +22,19 @@ _CALIBRATION: Final = ("temperature", "uncertain_below")
 
 
 class Selection:
-    """Scores a stage's network after every epoch, and keeps the best.
+    """Scores a stage's network after every epoch, and keeps the best, or the last as the best.
 
     Args:
         faces: the split; None where it would be one that is trained on: the last epoch counts, and there are no
             figures.
+        always: whether every epoch takes the place of the best, whatever its accuracy.
 
     Raises:
         DatasetError: `faces` has no targets.
     """
 
-    def __init__(self, faces: ImageSet | None) -> None:
+    def __init__(self, faces: ImageSet | None, *, always: bool = False) -> None:
+        self._always = always
         self._faces = None if faces is None else (crops_of(faces), hard_targets(faces))
 
     def figures(self, model: nn.Module, contract: Contract) -> dict[str, float]:
@@ -55,12 +57,12 @@ class Selection:
         }
 
     def save(self, folder: RunFolder, figures: dict[str, float], write: Callable[[Path], None]) -> None:
-        """Have the newest checkpoint written, and the best, if its accuracy is."""
+        """Have the newest checkpoint written, and the best, if its accuracy is or every epoch counts as it."""
         write(folder.last)
         if self._faces is None:
             return
         best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
-        if figures["dev_accuracy"] > best:
+        if self._always or figures["dev_accuracy"] > best:
             write(folder.best)
 
 

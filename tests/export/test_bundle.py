@@ -81,6 +81,7 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert entry["card"] == "mine.md"
     assert f"**{100 * report.accuracy:.2f} %**" in card
     assert file_sha256(onnx_file) in card
+    assert "- Chosen by: accuracy on `dev`, a tenth of Train (50.00 %), after every epoch." in card
     assert "old figures" not in card
     assert (
         f"below {100 * threshold:.0f} % is marked uncertain; {100 * report.asserted.share:.2f} % have no mark" in card
@@ -128,6 +129,9 @@ def test_manifest_keeps_the_rest_and_has_one_default(tree: Path, checkpoint: Pat
 
 
 def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"selected_epoch": "last"}}
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
     bundle(checkpoint, "mine", mini_ferplus, tree, default=True, most_lost=1.0, bench_s=0)  # weights at random
     eight = open_classifier(tree / "fer_app/weights/mine.int8.onnx")
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
@@ -138,6 +142,8 @@ def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path
     assert variant["metrics"] == eight.contract.metrics
     card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
     assert "int8: right %" in card
+    assert "- Chosen by: nothing; it is the last epoch's. `dev`, a tenth of Train, set the temperature" in card
+    assert "\n  is uncertain; 50.00 % of it are right.\n" in card
     assert variant["sha256"] in card
 
 

@@ -60,7 +60,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 
 def test_the_recipe_is_of_the_bundled_models_network() -> None:
     recipe = load_recipe("finetune")
-    assert recipe.model == load_recipe("hybrid_ferplus").model
+    assert recipe.model == load_recipe("mimic_hybrid_ferplus").model
     assert recipe.init == "bundled"
     assert recipe.finetune is not None
     assert recipe.finetune.balanced

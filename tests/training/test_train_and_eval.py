@@ -179,6 +179,20 @@ def train_from(start: Path, data: Path, run: Path, stage: str, *changes: str) ->
     return result.stderr
 
 
+@pytest.mark.parametrize(("selected", "epoch"), [("best", 1), ("last", 3)])
+def test_the_last_epoch_counts_where_the_recipe_says_so(
+    trained: tuple[Path, Path, str], tmp_path: Path, selected: str, epoch: int
+) -> None:
+    """Nothing is learnt here: of equal epochs the first is the best."""
+    data, run, _ = trained
+    changes = ("finetune.epochs=3", "finetune.keep_head=true", f"finetune.selected_epoch={selected}")
+    train_from(run / "finetune" / "best.safetensors", data, tmp_path / "run", "finetune", *changes)
+    _, info = load_checkpoint(tmp_path / "run" / "finetune" / "best.safetensors")
+    assert info.counters["epochs"] == epoch
+    assert info.contract is not None
+    assert info.contract.temperature != 1.0  # dev still calibrates
+
+
 def test_finetuning_starts_from_the_pretrained_encoder(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
     data, run, _ = trained
     encoder = run / "pretrain" / "last.safetensors"
