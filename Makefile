@@ -12,7 +12,7 @@ RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
 # What that chain makes and what these two make, joined, teaches the last run, $(MODEL), which goes on from that chain.
 SECOND_RESIDUAL_CHAIN := resnet_ferplus_seed_4
 HYBRID_CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
-RUNS ?= runs/$(MODEL)
+RUNS ?= runs/bundled
 
 .PHONY: help demo test check lint types format model clean
 

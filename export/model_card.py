@@ -177,8 +177,8 @@ def _figures(made: Measured) -> Iterator[str]:
     if made.dev_accuracy is None:
         yield "- Chosen by: nothing; it is the last epoch's."
     elif _ends_with_its_last_epoch(made.runs[-1]):
-        yield "- Chosen by: nothing; it is the last epoch's. `dev`, a tenth of Train, set the temperature and what"
-        yield f"  is uncertain; {_percent(made.dev_accuracy)} % of it are right."
+        yield "- Epoch: the last, as the recipe says. `dev`, a tenth of Train, set the temperature and what is"
+        yield f"  uncertain; {_percent(made.dev_accuracy)} % of it are right."
     else:
         members = "; the members each by theirs" if isinstance(made.runs[-1], Joining) else ""
         chosen = f"accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %)"

@@ -42,27 +42,28 @@ def fit_encoder(weights: dict[str, Tensor], info: CheckpointInfo, config: VitCon
     theirs = VitConfig.from_dict(info.architecture["encoder"])
     notes = []
     if theirs.depth == 0 and config.depth > 0:
-        notes.append(_add_transformer(weights, config, seed))
+        new_token = config.class_token and not theirs.class_token
+        notes.append(_add_transformer(weights, config, seed, class_token=new_token))
     elif theirs.class_token != config.class_token:
         return []
     return notes + resize_positions(weights, theirs.grid_size, config.grid_size, int(config.class_token))
 
 
-def _add_transformer(weights: dict[str, Tensor], config: VitConfig, seed: int) -> str:
+def _add_transformer(weights: dict[str, Tensor], config: VitConfig, seed: int, *, class_token: bool) -> str:
     """Add blocks that hand on what they are given, so that the network says what it said; return that in words.
 
     The layers that a block's two branches end with are zero, as the last ones of Net2Net's new layers are the identity
     (Chen et al. 2016, arXiv:1511.05641); all else is what a new encoder has.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for index in range(config.depth):
             block = transformer_block(config.embed_dim, config.num_heads, config.mlp_ratio)
             block.apply(init_transformer_weights)
             for name, tensor in block.state_dict().items():
                 ends = name.startswith(("attn.proj.", "mlp.fc2."))
                 weights[f"blocks.{index}.{name}"] = torch.zeros_like(tensor) if ends else tensor
-        if config.class_token:
+        if class_token:
             width = weights["pos_embed"].shape[-1]
             weights["cls_token"] = torch.nn.init.normal_(torch.empty(1, 1, width), std=INIT_STD)
             weights["pos_embed"] = torch.cat([torch.zeros(1, 1, width), weights["pos_embed"]], dim=1)

@@ -51,8 +51,9 @@ class MimicFinetuning(Stateless):
             recipe: supplies the encoder and the seed.
             table: the stage's settings.
             faces: what is trained on, with targets (N, K).
-            selection: the split that chooses the best epoch, the temperature and what is uncertain; None, where it
-                would be one that is trained on: the last epoch counts, the temperature stays 1, nothing is uncertain.
+            selection: the split that chooses the best epoch (unless the last one is to count), the temperature and
+                what is uncertain; None, where it would be one that is trained on: the last epoch counts, the
+                temperature stays 1, nothing is uncertain.
             encoder_weights: a pre-trained encoder's, or None for random ones.
 
         Raises:

@@ -200,7 +200,7 @@ def _initial_encoder(recipe: Recipe, report: Report, encoder: Path | None) -> di
         if encoder is None:
             raise ConfigError(
                 f"init = {recipe.init!r} is what the recipe {recipe.starts_from} beside this one makes: "
-                "run their folder with `fer sweep`, or pass --set init=PATH"
+                "pass --set init=PATH, or, if that one pre-trains alone, run their folder with `fer sweep`"
             )
         path = encoder
     if is_checkpoint(path):

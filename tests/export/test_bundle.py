@@ -142,8 +142,8 @@ def test_eight_bits_are_made_of_the_same_checkpoint(tree: Path, checkpoint: Path
     assert variant["metrics"] == eight.contract.metrics
     card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
     assert "int8: right %" in card
-    assert "- Chosen by: nothing; it is the last epoch's. `dev`, a tenth of Train, set the temperature" in card
-    assert "\n  is uncertain; 50.00 % of it are right.\n" in card
+    assert "- Epoch: the last, as the recipe says. `dev`, a tenth of Train, set the temperature" in card
+    assert "\n  uncertain; 50.00 % of it are right.\n" in card
     assert variant["sha256"] in card
 
 

@@ -15,7 +15,7 @@ from fer_app.errors import CheckpointError
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer, VitConfig
 from tests.training.miniature import write_mini_ferplus
-from training.checkpoint import CheckpointInfo, load_encoder, load_weights
+from training.checkpoint import CheckpointInfo, load_checkpoint, load_encoder, load_weights
 from training.cli import train
 from training.encoder_weights import fit_encoder
 
@@ -103,6 +103,14 @@ def test_a_hybrid_of_larger_pictures_goes_on_from_a_residual_network() -> None:
     assert not hybrid.encoder.pos_embed[:, 0].any()
 
 
+def test_a_class_token_that_is_there_stays() -> None:
+    torch.manual_seed(0)
+    residual = classifier(dataclasses.replace(RESIDUAL, class_token=True))
+    hybrid, notes = grown(residual, HYBRID)
+    assert notes == ["2 transformer blocks added, which change nothing yet"]
+    assert torch.equal(hybrid.encoder.cls_token, residual.encoder.cls_token)
+
+
 def test_a_hybrid_does_not_become_a_residual_network_unasked() -> None:
     """Its blocks would be lost: the run says what does not fit."""
     torch.manual_seed(0)
@@ -131,6 +139,10 @@ def test_training_goes_on_with_a_transformer(tmp_path: Path) -> None:
         return result.stdout.strip(), result.stderr
 
     residual, _ = finetune("residual", "model.depth=0")
-    _, told = finetune("hybrid", "model.depth=1", f"init={residual}")
+    hybrid, told = finetune("hybrid", "model.depth=1", f"init={residual}", "finetune.base_lr=1e-12")
     assert "of the encoder of a checkpoint; 1 transformer block added, which change nothing yet" in told
     assert "head: that of best.safetensors, which knows all classes" in told
+    ours, theirs = load_checkpoint(Path(hybrid))[0], load_checkpoint(Path(residual))[0]
+    assert ours["encoder.blocks.0.attn.qkv.weight"].std() > 0.01
+    assert ours["encoder.blocks.0.attn.proj.weight"].abs().max() < 1e-6
+    assert torch.allclose(ours["head.weight"], theirs["head.weight"], atol=1e-6)

@@ -61,6 +61,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 def test_the_recipe_is_of_the_bundled_models_network() -> None:
     recipe = load_recipe("finetune")
     assert recipe.model == load_recipe("mimic_hybrid_ferplus").model
+    assert recipe.model.vit_config().to_dict() == read_info(bundled_checkpoint()).architecture["encoder"]
     assert recipe.init == "bundled"
     assert recipe.finetune is not None
     assert recipe.finetune.balanced
