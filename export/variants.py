@@ -290,7 +290,7 @@ def metrics_of(report: ClassificationReport, name: str) -> dict[str, float]:
         figures["asserted_share"] = report.asserted.share
         if report.asserted.precision is not None:
             figures["asserted_precision"] = report.asserted.precision
-    return {f"{name}_{figure}": round(value, 5) for figure, value in figures.items()}
+    return {f"{name}_{figure}": round(value, 6) for figure, value in figures.items()}
 
 
 def images_per_s(files: Sequence[Path], images: NDArray[np.float32]) -> list[float]:

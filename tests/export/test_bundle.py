@@ -71,7 +71,7 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert entry["sha256"] == file_sha256(onnx_file)
     assert "variant" not in entry
     assert entry["contract_sha256"] == served.contract.digest
-    assert entry["metrics"]["ferplus_valid_accuracy"] == pytest.approx(report.accuracy, abs=1e-5)
+    assert entry["metrics"]["ferplus_valid_accuracy"] == pytest.approx(report.accuracy, abs=1e-6)
     assert served.contract.metrics == entry["metrics"]
     assert open_classifier(weights).contract == served.contract
     threshold = fitting_threshold(open_classifier(weights), load_ferplus(mini_ferplus, "dev"))
