@@ -1,13 +1,18 @@
-"""Distillation: a student learns from labels and from what trained classifiers say of the very same pictures.
+"""Distillation: a student learns from labels and from what trained classifiers say.
 
 Hinton et al. 2015 (arXiv:1503.02531). The teachers see what the student sees, augmented and mixed alike ("consistent
-teaching", Beyer et al. 2022, arXiv:2106.05237), so their answers are not those to faces learnt by heart.
+teaching", Beyer et al. 2022, arXiv:2106.05237), so their answers are not those to faces learnt by heart. Or they see
+each face once, as it is ("fixed teacher" there): their arithmetic is spared, and the target stays where it is however
+the face is changed.
 
 Differs: Hinton et al. soften the student's answers too and add a second cross-entropy; here one cross-entropy has
 targets that are mixed from both, which with temperature 1 is the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +21,10 @@ from fer_app.contract import Contract
 from fer_app.errors import CheckpointError
 from training.checkpoint import init_path
 from training.distillation_table import DistillTable
+from training.distributed import gather_rows, own_share
 from training.evaluation import file_sha256, load_classifier
+
+_FACES_AT_ONCE: Final = 256
 
 
 class Teachers:
@@ -27,12 +35,16 @@ class Teachers:
         contract: the student's. A teacher has to have the same classes and to see the same pixels.
         precision: the recipe's, `bf16` or `fp32`: arithmetic of their heavy layers.
 
+    Attributes:
+        see_faces: whether they are to be asked of each face once, by `answers`, instead of what the student sees.
+
     Raises:
         CheckpointError: a teacher is missing, damaged, no classifier, or does not fit the student.
     """
 
     def __init__(self, table: DistillTable, contract: Contract, precision: str) -> None:
         self._weight, self._bf16 = table.weight, precision == "bf16"
+        self.see_faces = table.shown == "face"
         self._paths = [init_path(name) for name in table.teachers]
         self._networks: list[tuple[nn.Module, float]] = []
         for path in self._paths:
@@ -48,7 +60,8 @@ class Teachers:
 
     def describe(self) -> str:
         """Return a line that names them."""
-        return f"teachers: {', '.join(map(str, self._paths))}; {self._weight:g} of the target is theirs"
+        seen = ", of each face as it is" if self.see_faces else ""
+        return f"teachers: {', '.join(map(str, self._paths))}; {self._weight:g} of the target is theirs{seen}"
 
     @torch.no_grad()
     def probs(self, images: Tensor) -> Tensor:
@@ -67,14 +80,36 @@ class Teachers:
                 total = total + (logits.float() / temperature).softmax(dim=1)
         return total / len(self._networks)
 
-    def blend(self, images: Tensor, targets: Tensor) -> Tensor:
+    def answers(self, faces: Tensor, normalise: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+        """Return what they say of each face, as the mean over it and its mirror image.
+
+        Of several processes each asks them of its part of the faces; all get all answers.
+
+        Args:
+            faces: uint8, (N, in_chans, side, side), on any device.
+            normalise: makes their input of such faces, as evaluation does.
+            device: where to compute.
+
+        Returns:
+            float32, (N, K), on the CPU.
+        """
+        share = own_share()
+        each = -(-len(faces) // share.world_size)
+        mine = torch.arange(share.rank * each, (share.rank + 1) * each).clamp(max=len(faces) - 1)
+        said = []
+        for rows in mine.split(_FACES_AT_ONCE):
+            images = normalise(faces[rows].to(device))
+            said.append((self.probs(images) + self.probs(images.flip(-1))) / 2)
+        return gather_rows(torch.cat(said))[0][: len(faces)].cpu()
+
+    def blend(self, said: Tensor, targets: Tensor) -> Tensor:
         """Return targets of which `weight` is theirs.
 
         Args:
-            images: as for `probs`.
+            said: float, (B, K), their probabilities.
             targets: float, (B, K), distributions.
 
         Returns:
             float32, (B, K), distributions.
         """
-        return targets.lerp(self.probs(images), self._weight)
+        return targets.lerp(said, self._weight)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from training.stage_table import Table
+from training.stage_table import LATER, Table
 
 
 class DistillTable(Table):
@@ -15,8 +15,13 @@ class DistillTable(Table):
     `teachers` are classifier checkpoints, `bundled` or `bundled:NAME`; what they say of a picture is the mean of their
     calibrated probabilities, at `temperature`. The cross-entropy's target is `weight` times that, and the rest the
     labels.
+
+    They see what the student sees, augmented and mixed alike (`student`), or each face as it is and its mirror image
+    (`face`): then they answer once, before the first step, and the student is to say the same however the face was
+    changed.
     """
 
     teachers: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     weight: float = Field(0.5, gt=0.0, le=1.0)
     temperature: PositiveFloat = 1.0
+    shown: Annotated[Literal["student", "face"], LATER] = "student"

@@ -205,6 +205,13 @@ def _control_group() -> Any:
     return distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
+def own_share() -> Share:
+    """Return which of how many processes this is."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return Share()
+    return Share(distributed.get_rank(), distributed.get_world_size())
+
+
 def gather(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Put the codes and targets of all processes together, for a loss that contrasts them all.
 
@@ -218,7 +225,7 @@ def gather(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (processes x M, d) and (processes x M, K), the processes one after the other.
     """
-    size = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    size = own_share().world_size
     if size == 1:
         return z, targets
     codes = [torch.empty_like(z) for _ in range(size)]
@@ -243,7 +250,7 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     Returns:
         (processes x M, d), the processes one after the other, and where this one's begin.
     """
-    size = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    size = own_share().world_size
     if size == 1:
         return rows, 0
     parts = [torch.empty_like(rows) for _ in range(size)]
@@ -256,8 +263,7 @@ def synchronised(model: nn.Module) -> nn.Module:
 
     torch has no such norm for CPUs: there, each process's norms see its own samples.
     """
-    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    if not several or not torch.cuda.is_available():
+    if own_share().world_size == 1 or not torch.cuda.is_available():
         return model
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fer_app.errors import DatasetError
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
-from training.augment import epoch_draws
+from training.augment import AugmentSpec, epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
@@ -90,6 +90,7 @@ class MimicFinetuning(Stateless):
         self.teachers: Teachers | None = None
         if table.distill is not None:
             self.teachers = Teachers(table.distill, recipe.contract(faces.class_names), recipe.precision)
+        self._answers: Tensor | None = None  # of the teachers that see every face once
         self._selection = Selection(selection, always=table.selected_epoch == "last")
 
     def _build(
@@ -137,7 +138,18 @@ class MimicFinetuning(Stateless):
         if self._table.votes == "probability":
             assert self._faces.targets is not None
             self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
+        if self.teachers is not None and self.teachers.see_faces and self._answers is None:
+            self._answers = self._ask(self.teachers)
         return IndexedEpoch(order, share)
+
+    def _ask(self, teachers: Teachers) -> Tensor:
+        """Return what teachers say of every face as evaluation shows it: float32, (N, K)."""
+        plain, device = self._recipe.model.augmentation(AugmentSpec()), next(self.model.parameters()).device
+
+        def normalised(crops: Tensor) -> Tensor:
+            return plain(crops, torch.zeros(len(crops), plain.n_draws, device=crops.device))
+
+        return teachers.answers(self._faces.images, normalised, device)
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss` = `ce` + weight x `contrastive`, of one batch of B faces seen as `views` x B pictures."""
@@ -147,10 +159,13 @@ class MimicFinetuning(Stateless):
         draws = self._draws[samples].to(device)
         images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
         targets = self._targets[faces].to(device)
-        images, targets = self._mix(images, targets, rng)
+        said = [] if self._answers is None else [self._answers[faces].to(device)]
+        images, both = self._mix(images, torch.cat([targets, *said], dim=1), rng)
+        targets, *said = both.repeat(self.views, 1).split(targets.shape[1], dim=1)
         logits, z = model.forward_train(images)  # type: ignore[operator]
-        targets = targets.repeat(self.views, 1)
-        taught = targets if self.teachers is None else self.teachers.blend(images, targets)
+        taught = targets
+        if self.teachers is not None:
+            taught = self.teachers.blend(said[0] if said else self.teachers.probs(images), targets)
         terms = {"ce": self._cross_entropy(logits.float(), taught)}
         if self._table.contrastive_gather and self._table.loss != "ce":
             z, targets = gather(z, targets)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fer_app.errors import CheckpointError, ConfigError
+from fer_app.preprocess import to_input
 from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
 from training.evaluation import load_classifier
@@ -70,6 +71,43 @@ def test_the_target_is_mixed_from_labels_and_calibrated_teachers(faces: ImageSet
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(gradient, again.model.get_submodule("head").get_parameter("weight").grad)
+
+
+def test_teachers_that_see_each_face_once_say_the_same_however_it_is_changed(faces: ImageSet, tmp_path: Path) -> None:
+    path = saved(faces, tmp_path / "a.safetensors", 1)
+    distill = f'finetune.distill={{teachers=["{path}"], weight=0.3, shown="face"}}'
+    target = objective(faces, "finetune.augment.brightness=0.4", distill)
+    loss, _ = step(target)
+
+    again = objective(faces, "finetune.augment.brightness=0.4")
+    samples = next(iter(again.start_epoch(0, 16, Share()).starting_at(0)))
+    teacher, info = load_classifier(path)
+    assert info.contract is not None
+    crops = again._faces.images[samples]
+    shown = torch.from_numpy(to_input(crops[:, 0].numpy(), info.contract))
+    with torch.no_grad():
+        said = (teacher(shown).softmax(1) + teacher(shown.flip(-1)).softmax(1)) / 2
+    draws = again._draws[samples]
+    images = torch.cat([again._augment(crops, draws[:, view]) for view in range(2)])
+    taught = 0.7 * again._targets[samples] + 0.3 * said
+    images, taught = again._mix(images, taught, np.random.default_rng(3))
+    again.model.eval()
+    logits = again.model.forward_train(images)[0]  # type: ignore[operator]
+    torch.testing.assert_close(loss, -(taught.repeat(2, 1) * F.log_softmax(logits, dim=1)).sum(1).mean())
+
+
+def test_teachers_are_asked_once(faces: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(faces, tmp_path / "a.safetensors", 1)
+    target = objective(faces, f'finetune.distill={{teachers=["{path}"], shown="face"}}')
+    assert target.teachers is not None
+    asked: list[int] = []
+    probs = target.teachers.probs
+    monkeypatch.setattr(target.teachers, "probs", lambda images: asked.append(len(images)) or probs(images))
+    for epoch in range(2):
+        for samples in target.start_epoch(epoch, 16, Share()).starting_at(0):
+            target.losses(target.model, samples, np.random.default_rng(3))
+    assert sum(asked) == 2 * len(faces.images)  # each and its mirror image
+    assert "of each face as it is" in target.teachers.describe()
 
 
 def test_teachers_stay_as_they_are_and_are_told_apart(faces: ImageSet, tmp_path: Path) -> None:
