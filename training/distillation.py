@@ -97,8 +97,8 @@ class Teachers:
         each = -(-len(faces) // share.world_size)
         mine = torch.arange(share.rank * each, (share.rank + 1) * each).clamp(max=len(faces) - 1)
         said = []
-        for rows in mine.split(_FACES_AT_ONCE):
-            images = normalise(faces[rows].to(device))
+        for start in range(0, each, _FACES_AT_ONCE):
+            images = normalise(faces[mine[start : start + _FACES_AT_ONCE]].to(device))
             said.append((self.probs(images) + self.probs(images.flip(-1))) / 2)
         return gather_rows(torch.cat(said))[0][: len(faces)].cpu()
 

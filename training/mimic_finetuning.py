@@ -159,13 +159,14 @@ class MimicFinetuning(Stateless):
         draws = self._draws[samples].to(device)
         images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
         targets = self._targets[faces].to(device)
-        said = [] if self._answers is None else [self._answers[faces].to(device)]
-        images, both = self._mix(images, torch.cat([targets, *said], dim=1), rng)
-        targets, *said = both.repeat(self.views, 1).split(targets.shape[1], dim=1)
+        said = targets[:, :0] if self._answers is None else self._answers[faces].to(device)
+        images, both = self._mix(images, torch.cat([targets, said], dim=1), rng)
+        both = both.repeat(self.views, 1)
+        targets, said = both[:, : targets.shape[1]], both[:, targets.shape[1] :]
         logits, z = model.forward_train(images)  # type: ignore[operator]
         taught = targets
         if self.teachers is not None:
-            taught = self.teachers.blend(said[0] if said else self.teachers.probs(images), targets)
+            taught = self.teachers.blend(said if self.teachers.see_faces else self.teachers.probs(images), targets)
         terms = {"ce": self._cross_entropy(logits.float(), taught)}
         if self._table.contrastive_gather and self._table.loss != "ce":
             z, targets = gather(z, targets)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fer_app.errors import CheckpointError
 from tests.training.interrupted import rows
 from tests.training.miniature import write_mini_shards
-from tests.training.two_processes import CASES, codes_and_targets, objective, queries_and_keys, train
+from tests.training.two_processes import CASES, answers, codes_and_targets, objective, queries_and_keys, train
 from training.checkpoint import load_checkpoint
 from training.data.ferplus import load_ferplus
 from training.distributed import gather, gather_rows
@@ -144,6 +144,13 @@ def test_keys_of_all_processes_are_the_negatives(pair: Path) -> None:
         value, gradient = torch.load(pair / f"keys-{rank}.pt")
         torch.testing.assert_close(value, loss.detach())
         torch.testing.assert_close(gradient, weight.grad)
+
+
+def test_processes_share_what_teachers_are_asked(pair: Path) -> None:
+    whole = answers()
+    assert len(whole) == 9
+    for rank in (0, 1):
+        assert torch.equal(torch.load(pair / f"answers-{rank}.pt"), whole)
 
 
 def test_one_process_gathers_nothing() -> None:

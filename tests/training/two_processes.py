@@ -26,6 +26,7 @@ from training.data.ferplus import load_ferplus
 from training.data.image_set import ImageSet
 from training.data.photo_stream import PhotoStream
 from training.data.shard_list import count_archives, list_shards
+from training.distillation import Teachers
 from training.distributed import Processes, World, gather, gather_rows, launch
 from training.ending import together
 from training.fsdp import fsdp_strategy
@@ -248,6 +249,21 @@ def gathered_keys(folder: Path, fabric: Fabric) -> None:
     torch.save((mean, fabric.all_reduce(weight.grad, reduce_op="mean")), folder / f"keys-{rank}.pt")
 
 
+class PixelTeachers(Teachers):
+    """Teachers that answer by a face's first pixels."""
+
+    def __init__(self) -> None: ...
+
+    def probs(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3].softmax(dim=1)
+
+
+def answers() -> Tensor:
+    """What such teachers say of nine faces."""
+    faces = torch.randint(256, (9, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    return PixelTeachers().answers(faces, lambda crops: crops.float() / 255, torch.device("cpu"))
+
+
 def queries_and_keys() -> tuple[list[Tensor], list[Tensor]]:
     """Two views of eight codes each: queries, not of length 1 yet, and keys."""
     generator = torch.Generator().manual_seed(1)
@@ -304,6 +320,7 @@ def main(task: str, data: Path, folder: Path) -> None:
         if task == "equalities":
             gathered_loss(folder, fabric)
             gathered_keys(folder, fabric)
+            torch.save(answers(), folder / f"answers-{fabric.global_rank}.pt")
             shared(data, folder, fabric)
             equalities(data, folder, fabric)
         elif task == "fail":
