@@ -5,12 +5,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The bundled model. A chain is recipes in their order, each starting from what the one before it made.
+# The bundled model. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
+# chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(MODEL), the last run, goes on from there, taught by
+# $(TAUGHT) and $(SECOND_SHIFTS), joined.
 MODEL := mimic_hybrid_ferplus
 ROLE := fast
+TAUGHT := mimic_resnet_ferplus
 RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
-# What that chain makes and what these two make, joined, teaches the last run, $(MODEL), which goes on from that chain.
-SECOND_RESIDUAL_CHAIN := resnet_ferplus_seed_4
+SECOND_RESIDUAL := resnet_ferplus_seed_4
+SECOND_SHIFTS := resnet_ferplus_seed_4_shifts
 HYBRID_CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 RUNS ?= runs/bundled
 
@@ -58,10 +61,16 @@ model: $(VENV)/.dev-installed
 			$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
 	}; \
 	chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
-	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL_CHAIN)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
-	teacher=$(RUNS)/ensemble.safetensors && \
-	{ [ -e $$teacher ] || $(BIN)/fer ensemble $$hybrid $$residual $$second --data "$(DATA)" -o $$teacher >&2; } && \
-	made=$$(run $(MODEL) --set init=$$residual --set "finetune.distill.teachers=['$$teacher']") && \
+	join() { \
+		file=$(RUNS)/$$1; shift; \
+		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
+		echo "--set finetune.distill.teachers=['$$file']"; \
+	}; \
+	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
+	teachers=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
+	taught=$$(run $(TAUGHT) --set init=$$residual $$teachers) && second=$$(run $(SECOND_SHIFTS) --set init=$$second) && \
+	teachers=$$(join ensemble_2.safetensors $$taught $$second) && \
+	made=$$(run $(MODEL) --set init=$$taught $$teachers) && \
 	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 

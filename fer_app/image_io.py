@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import threading
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,6 +21,7 @@ import numpy.typing as npt
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
+from fer_app.quiet_decoders import quiet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +77,7 @@ def read_image(
     """
     data, kind, name = _load(source, name)
     try:
-        with _quiet:
+        with quiet:
             image = _decode(data, kind, name, max_pixels)
     except (ImageDecodeError, MissingExtraError, MemoryError):
         raise
@@ -102,7 +100,7 @@ def from_pil(image: Image) -> UInt8:
         ImageDecodeError: the file behind it is damaged.
     """
     try:
-        with _quiet:
+        with quiet:
             image.load()
             return np.ascontiguousarray(_upright(_pillow_to_rgb(image), image))
     except MemoryError:
@@ -129,7 +127,7 @@ def write_image(path: str | Path, rgb: UInt8) -> None:
         raise InputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use {', '.join(_ENCODERS)}")
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
     try:
-        with _quiet:
+        with quiet:
             done, encoded = cv2.imencode(suffix, bgr, _ENCODERS[suffix])
     except cv2.error as error:
         raise InputError(f"{path}: cannot be written as {suffix} ({_one_line(error)})") from error
@@ -287,41 +285,6 @@ def _opencv(data: bytes, flags: int, *, strict: bool = True) -> Any:
     if pixels is None and strict:
         raise OSError("the pixels cannot be decoded")
     return pixels
-
-
-class _Quiet:
-    """While any thread is inside, OpenCV writes nothing to stderr and Pillow's warnings are ignored.
-
-    Both talk about files that an exception of ours will tell of, or of metadata that is not looked at. The settings are
-    global, so the threads inside are counted: the first switches them, the last puts them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._level = 0
-        self._warnings = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._level = _set_log_level(0)
-                self._warnings = warnings.catch_warnings()
-                self._warnings.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._warnings.__exit__(None, None, None)
-                _set_log_level(self._level)
-
-
-_quiet = _Quiet()
-# Its name up to OpenCV 4.10, then the one since; both return the level that was set before.
-_set_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
 def _to_rgb(pixels: npt.NDArray[Any]) -> UInt8:

@@ -79,7 +79,17 @@ OWN = {
 # Inside fer_app a module imports only from rows above its own (and from its own package); `__init__` is fer_app itself.
 ROWS = (
     {"errors", "labels"},
-    {"atomic_file", "contract", "cuda_driver", "extras", "results", "source_files", "stop_signals", "worker_processes"},
+    {
+        "atomic_file",
+        "contract",
+        "cuda_driver",
+        "extras",
+        "quiet_decoders",
+        "results",
+        "source_files",
+        "stop_signals",
+        "worker_processes",
+    },
     {"tensorrt_cache"},
     {
         "anonymise",

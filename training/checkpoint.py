@@ -139,9 +139,15 @@ def checkpoint_at(name_or_path: str | Path) -> Path:
     """Return a bundled model's weights where its name or role is given, else the path as it is.
 
     Raises:
-        CheckpointError: as `bundled_checkpoint`.
+        CheckpointError: as `bundled_checkpoint`; or what looks like a name is none.
     """
-    return bundled_checkpoint(str(name_or_path)) if is_bundled_name(name_or_path) else Path(name_or_path)
+    if is_bundled_name(name_or_path):
+        return bundled_checkpoint(str(name_or_path))
+    path = Path(name_or_path)
+    if path.name == str(name_or_path) and not path.suffix and not path.exists():
+        there = ", ".join(entry.title for entry in bundled_models()) or "none"
+        raise CheckpointError(f"no model {path.name!r}: there is no such file, and the bundled ones are: {there}")
+    return path
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -40,7 +40,7 @@ def annotate(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything is written.")] = Path(
         "predictions"
     ),
-    recursive: Annotated[bool, typer.Option("--recursive", help="Folders mean their subfolders too.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders mean their subfolders too.")] = False,
     jobs: Annotated[
         int,
         typer.Option(

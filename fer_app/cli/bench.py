@@ -22,7 +22,9 @@ def bench(
     device: DeviceOption = "auto",
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="NAME,...", help="Arithmetic of each model: auto, fp32, fp16, int8."),
+        typer.Option(
+            "--precision", metavar="NAME,...", help="Arithmetic of each model: auto, fp32, fp16, bf16 or int8."
+        ),
     ] = "auto",
     batch: Annotated[
         str, typer.Option("--batch", metavar="N,...", help="Faces that are classified at once.")

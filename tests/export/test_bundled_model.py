@@ -118,4 +118,6 @@ def test_names_of_none_of_them_are_refused_with_what_there_is() -> None:
             init_path(f"bundled:{role}")
         with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled"):
             checkpoint_at(role)
+    with pytest.raises(CheckpointError, match=f"no model 'nosuch': there is no such file, .* {MODELS[0].name}"):
+        checkpoint_at("nosuch")
     assert checkpoint_at("run/best.safetensors") == init_path("run/best.safetensors") == Path("run/best.safetensors")

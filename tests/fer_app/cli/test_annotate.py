@@ -112,6 +112,25 @@ def test_resume_with_other_settings_is_refused(annotate, clips):
     assert annotate(good, "--no-video", "--resume").stdout.splitlines()[1].split()[1] == "5"
 
 
+def test_resume_does_not_touch_what_another_video_of_the_name_gave(annotate, clips, tmp_path):
+    good, *_ = clips
+    annotate(good, "--no-video")
+    before = (tmp_path / "out" / "good.csv").read_bytes()
+    other = tmp_path / "other" / "good.mp4"
+    other.parent.mkdir()
+    make_clip(other, times=range(5), size=(120, 90))
+    for _ in range(2):  # the second time the first video is gone, and only its size tells
+        error = annotate(other, "--no-video", "--resume", status=1).stderr
+        assert f"is of another video, {good}" in error
+        assert (tmp_path / "out" / "good.csv").read_bytes() == before
+        if good.exists():
+            good.replace(tmp_path / "moved.mp4")
+    moved = tmp_path / "elsewhere" / "good.mp4"
+    moved.parent.mkdir()
+    (tmp_path / "moved.mp4").replace(moved)
+    assert annotate(moved, "--no-video", "--resume").stdout.splitlines()[1].endswith("complete before")
+
+
 def test_options_of_choosing_frames(annotate, clips, tmp_path):
     good, *_ = clips
     annotate(good, "--no-video", "--every", "5", "--smooth", "0")
