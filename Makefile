@@ -52,7 +52,7 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 
 # A recipe that is done is passed over by --resume; one that was stopped goes on. fer train prints what it has made. A run goes on
-# with the very teacher that it began with: who trains a member again deletes the ensemble and the last run.
+# with the very teacher that it began with: who trains a member again deletes the ensembles and the runs that came after it.
 model: $(VENV)/.dev-installed
 	@test -n "$(DATA)" || { echo 'where is FERPlus? make model DATA=ferplus/'; exit 2; }
 	@run() { \
@@ -64,13 +64,13 @@ model: $(VENV)/.dev-installed
 	join() { \
 		file=$(RUNS)/$$1; shift; \
 		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
-		echo "--set finetune.distill.teachers=['$$file']"; \
+		echo "finetune.distill.teachers=['$$file']"; \
 	}; \
 	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
 	teachers=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
-	taught=$$(run $(TAUGHT) --set init=$$residual $$teachers) && second=$$(run $(SECOND_SHIFTS) --set init=$$second) && \
+	taught=$$(run $(TAUGHT) --set init=$$residual --set "$$teachers") && second=$$(run $(SECOND_SHIFTS) --set init=$$second) && \
 	teachers=$$(join ensemble_2.safetensors $$taught $$second) && \
-	made=$$(run $(MODEL) --set init=$$taught $$teachers) && \
+	made=$$(run $(MODEL) --set init=$$taught --set "$$teachers") && \
 	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
 		$(if $(BUNDLE),,--into $(RUNS)/bundle)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fer_app.atomic_file import replacing
 from fer_app.errors import ImageDecodeError, InputError, MissingExtraError
-from fer_app.quiet_decoders import quiet
+from fer_app.quiet_decoders import quiet_decoders
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,7 +77,7 @@ def read_image(
     """
     data, kind, name = _load(source, name)
     try:
-        with quiet:
+        with quiet_decoders:
             image = _decode(data, kind, name, max_pixels)
     except (ImageDecodeError, MissingExtraError, MemoryError):
         raise
@@ -100,7 +100,7 @@ def from_pil(image: Image) -> UInt8:
         ImageDecodeError: the file behind it is damaged.
     """
     try:
-        with quiet:
+        with quiet_decoders:
             image.load()
             return np.ascontiguousarray(_upright(_pillow_to_rgb(image), image))
     except MemoryError:
@@ -127,7 +127,7 @@ def write_image(path: str | Path, rgb: UInt8) -> None:
         raise InputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use {', '.join(_ENCODERS)}")
     bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
     try:
-        with quiet:
+        with quiet_decoders:
             done, encoded = cv2.imencode(suffix, bgr, _ENCODERS[suffix])
     except cv2.error as error:
         raise InputError(f"{path}: cannot be written as {suffix} ({_one_line(error)})") from error

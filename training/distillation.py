@@ -100,6 +100,8 @@ class Teachers:
         for start in range(0, each, _FACES_AT_ONCE):
             images = normalise(faces[mine[start : start + _FACES_AT_ONCE]].to(device))
             said.append((self.probs(images) + self.probs(images.flip(-1))) / 2)
+        for network, _ in self._networks:
+            network.cpu()  # a GPU's memory is the student's from here on
         return gather_rows(torch.cat(said))[0][: len(faces)].cpu()
 
     def blend(self, said: Tensor, targets: Tensor) -> Tensor:

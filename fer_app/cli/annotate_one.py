@@ -86,23 +86,20 @@ def _complete(video: str, paths: OutputPaths, settings: Settings) -> dict[str, A
     """Return the summary of an earlier run of the same video that left nothing to do.
 
     Raises:
-        InputError: that run was of another video, whose results would be lost; or complete, but of other settings:
+        InputError: that run was complete, but of another video, whose results would be lost; or of other settings:
             going on would mix two kinds of results.
     """
     from fer_app.video_faces import read_summary
 
     summary = read_summary(paths.summary)
-    if summary is None:
-        return None
-    if _is_of_another(summary, Path(video)):
-        raise InputError(
-            f"{paths.summary}: is of another video, {summary['source']}; choose another --output, or --overwrite it"
-        )
-    if not summary["complete"]:
+    if summary is None or not summary["complete"]:
         return None
     with contextlib.suppress(OSError):
         if summary["source_bytes"] != Path(video).stat().st_size:
-            return None
+            raise InputError(
+                f"{paths.summary}: is of another video, {summary['source']} of {summary['source_bytes']} bytes, or of "
+                "this one before it was changed; choose another --output, or --overwrite it"
+            )
     if not all((paths.summary.parent / name).is_file() for name in summary["settings"]["files"]):
         return None
     differing = [key for key, value in settings.record(paths).items() if summary["settings"].get(key) != value]
@@ -111,13 +108,3 @@ def _complete(video: str, paths: OutputPaths, settings: Settings) -> dict[str, A
             f"{paths.summary}: is complete, but made with another {', '.join(differing)}; --overwrite makes it again"
         )
     return summary
-
-
-def _is_of_another(summary: dict[str, Any], video: Path) -> bool:
-    """Whether a summary is of another file than `video`, which may have changed or been moved since."""
-    before = Path(summary["source"])
-    if before.resolve() == video.resolve() or not video.is_file():
-        return False
-    if before.is_file():
-        return not before.samefile(video)
-    return bool(summary["source_bytes"] != video.stat().st_size)

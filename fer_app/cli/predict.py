@@ -7,7 +7,6 @@ import enum
 import io
 import itertools
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -139,8 +138,7 @@ class _Report:
 def _expand(sources: list[str], recursive: bool, output: Path | None, report: _Report) -> list[Path | _Stdin]:
     """Return the pictures that the arguments mean; what means none is reported.
 
-    A folder means neither the output folder below it nor, where it is that itself, the pictures that an earlier run
-    has drawn beside theirs: they would be drawn again.
+    A folder does not mean the output folder below it: what an earlier run has drawn would be drawn again.
     """
     from fer_app.source_files import find_images
 
@@ -153,8 +151,6 @@ def _expand(sources: list[str], recursive: bool, output: Path | None, report: _R
             found = find_images([source], recursive=recursive)
             if output is not None and Path(source).resolve() in output.resolve().parents:
                 found = [path for path in found if output.resolve() not in path.resolve().parents]
-            elif output is not None and Path(source).is_dir() and Path(source).resolve() == output.resolve():
-                found = _without_drawn(found)
             if not found:
                 hint = "" if recursive else "; --recursive looks into its subfolders"
                 raise InputError(f"{source}: no picture in this folder{hint}")
@@ -164,13 +160,6 @@ def _expand(sources: list[str], recursive: bool, output: Path | None, report: _R
         else:
             pictures += found
     return pictures
-
-
-def _without_drawn(pictures: list[Path]) -> list[Path]:
-    """Leave out `photo_faces.jpg` and `photo_faces_2.jpg` where there is a photo beside them."""
-    stems = {(picture.parent, picture.stem) for picture in pictures}
-    drawn = {one: re.fullmatch(r"(.+)_faces(?:_\d+)?", one.stem) for one in pictures}
-    return [one for one, match in drawn.items() if match is None or (one.parent, match[1]) not in stems]
 
 
 def tell_device(recognizer: Recognizer, asked: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.errors import InputError, VideoOpenError
-from fer_app.quiet_decoders import quiet
+from fer_app.quiet_decoders import quiet_opencv
 from fer_app.video.colour import Orientation, RgbConverter, square_pixel_size
 from fer_app.video.container import video_stream
 from fer_app.video.frame import VideoFrame, VideoInfo
@@ -253,7 +253,7 @@ def _fitted(picture: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDAr
 
 def _camera(number: int) -> Iterator[Pending]:
     # OpenCV, because it knows the cameras of Linux, macOS and Windows by the same number.
-    with quiet:  # it tells of every way that it tried
+    with quiet_opencv:  # it tells of every way that it tried
         capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,28 +108,27 @@ def test_resume_with_other_settings_is_refused(annotate, clips):
     annotate(good, "--no-video")
     error = annotate(good, "--no-video", "--every", "2", "--resume", status=1).stderr
     assert "another every" in error
-    # A changed video is another one, and made again.
-    make_clip(good, times=range(5), size=(120, 90))
-    assert annotate(good, "--no-video", "--resume").stdout.splitlines()[1].split()[1] == "5"
 
 
-def test_resume_does_not_touch_what_another_video_of_the_name_gave(annotate, clips, tmp_path):
+def test_resume_does_not_touch_what_another_video_of_the_name_gave(annotate, clips, tmp_path, monkeypatch):
     good, *_ = clips
     annotate(good, "--no-video")
-    before = (tmp_path / "out" / "good.csv").read_bytes()
+    summary = tmp_path / "out" / "good.json"
+    before = summary.read_bytes()
+    for folder in ("moved", "other"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(good, tmp_path / "moved" / "good.mp4")
     other = tmp_path / "other" / "good.mp4"
-    other.parent.mkdir()
     make_clip(other, times=range(5), size=(120, 90))
-    for _ in range(2):  # the second time the first video is gone, and only its size tells
-        error = annotate(other, "--no-video", "--resume", status=1).stderr
-        assert f"is of another video, {good}" in error
-        assert (tmp_path / "out" / "good.csv").read_bytes() == before
-        if good.exists():
-            good.replace(tmp_path / "moved.mp4")
-    moved = tmp_path / "elsewhere" / "good.mp4"
-    moved.parent.mkdir()
-    (tmp_path / "moved.mp4").replace(moved)
-    assert annotate(moved, "--no-video", "--resume").stdout.splitlines()[1].endswith("complete before")
+    error = annotate(other, "--no-video", "--resume", status=1).stderr
+    assert f"good.json: is of another video, {good} of {good.stat().st_size} bytes" in error
+    # The same by relative names, and after the video itself was changed.
+    for folder in ("moved", "other"):
+        monkeypatch.chdir(tmp_path / folder)
+        outcome = annotate("good.mp4", "--no-video", "--resume", status=int(folder == "other"))
+        assert outcome.stdout.splitlines()[1].endswith("complete before" if folder == "moved" else "failed")
+    assert summary.read_bytes() == before
+    assert annotate("good.mp4", "--no-video", "--overwrite").stdout.splitlines()[1].split()[1] == "5"
 
 
 def test_options_of_choosing_frames(annotate, clips, tmp_path):

@@ -213,16 +213,6 @@ def test_what_was_drawn_is_not_drawn_again(predict, folder):
     )
 
 
-def test_what_was_drawn_beside_its_photo_is_not_drawn_again(predict, tmp_path, astronaut_path):
-    for name in ("photo.jpg", "my_faces.jpg"):
-        shutil.copy(astronaut_path, tmp_path / name)
-    for _ in range(2):
-        assert len(predict(tmp_path, "-o", tmp_path, "-f", "jsonl").stdout.splitlines()) == 2
-        drawn = {"photo_faces.jpg", "my_faces_faces.jpg"}
-        assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"photo.jpg", "my_faces.jpg"} | drawn
-    assert len(predict(tmp_path, "-f", "jsonl").stdout.splitlines()) == 4  # without the option they are photos
-
-
 def test_an_output_folder_that_cannot_be(predict, tmp_path, astronaut_path):
     (tmp_path / "file").write_text("")
     result = predict(astronaut_path, "--output", tmp_path / "file", status=1)
