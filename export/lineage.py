@@ -9,6 +9,7 @@ checkpoint keeps no path of the machine that trained it; `without_paths` puts th
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,20 +87,23 @@ class Joining:
     """One `fer ensemble`.
 
     Attributes:
+        name: of its file, where there is more than one.
         members: the recipes that its members were trained by.
     """
 
+    name: str
     members: Sequence[str]
 
     def told(self) -> Iterator[str]:
         """Say in lines of Markdown what was joined."""
         members = ", ".join(f"`{name}`" for name in self.members)
-        yield f"- `fer ensemble`: the mean of the calibrated logits of {members}."
+        file = "" if self.name == ENSEMBLE else f" ({self.name})"
+        yield f"- `fer ensemble`{file}: the mean of the calibrated logits of {members}."
 
     def command(self) -> str:
         """Return the line that does the same again."""
         files = " ".join(map(_made_by, self.members))
-        return f"fer ensemble {files} --data ferplus/ -o {_made_by(ENSEMBLE)}"
+        return f"fer ensemble {files} --data ferplus/ -o {_made_by(self.name)}"
 
 
 def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Run | Joining]:
@@ -120,7 +124,10 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
     above |= {checkpoint.resolve()}
     if "members" in info.recipe:
         members = [Path(member) for member in info.recipe["members"] if _is_file(member)]
-        return [*_before(members, above), Joining([_recipe_name(member) for member in members])]
+        return [
+            *_before(members, above),
+            Joining(_recipe_name(checkpoint), [_recipe_name(member) for member in members]),
+        ]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]
@@ -176,7 +183,7 @@ def _typed(value: Any) -> Any:
 
 def _made_by(name: str) -> str:
     """Return the file that the command of a recipe, or the ensemble's, writes."""
-    return f"runs/{name}.safetensors" if name == ENSEMBLE else f"runs/{name}/finetune/best.safetensors"
+    return f"runs/{name}.safetensors" if _is_ensemble(name) else f"runs/{name}/finetune/best.safetensors"
 
 
 def _portable(file: str) -> str:
@@ -184,7 +191,13 @@ def _portable(file: str) -> str:
 
 
 def _recipe_name(checkpoint: Path) -> str:
-    return str(read_info(checkpoint).recipe["name"])
+    """Return the recipe of a checkpoint; of an ensemble `ensemble`, or `ensemble_2` if its file is called so."""
+    name = str(read_info(checkpoint).recipe["name"])
+    return checkpoint.stem if name == ENSEMBLE and _is_ensemble(checkpoint.stem) else name
+
+
+def _is_ensemble(name: str) -> bool:
+    return re.fullmatch(rf"{ENSEMBLE}(_\d+)?", name) is not None
 
 
 def _is_file(init: str) -> bool:

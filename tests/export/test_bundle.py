@@ -209,22 +209,26 @@ def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path,
         files[name].parent.mkdir(parents=True)
         save_checkpoint(files[name], weights, dataclasses.replace(info, recipe=info.recipe | {"name": name}))
     (files["second"].parent / "done.json").write_text('{"processes": 2}')
-    both = tmp_path / "both.safetensors"
+    both, again = tmp_path / "both.safetensors", tmp_path / "ensemble_2.safetensors"
     join([files["first"], files["second"]], both, mini_ferplus)
-    distill = {"teachers": [str(both), str(files["second"])], "weight": 0.6, "temperature": 1.0}
+    join([files["second"], files["first"]], again, mini_ferplus)
+    distill = {"teachers": [str(both), str(again)], "weight": 0.6, "temperature": 1.0}
     recipe = info.recipe | {"name": "debug", "init": str(files["first"])}
     recipe["finetune"] = recipe["finetune"] | {"distill": distill}
     files["taught"].parent.mkdir(parents=True)
     save_checkpoint(files["taught"], weights, dataclasses.replace(info, recipe=recipe))
     made = bundle(files["taught"], "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
-    assert made.info.recipe["finetune"]["distill"]["teachers"] == ["recipe:ensemble", "recipe:second"]
+    assert made.info.recipe["finetune"]["distill"]["teachers"] == ["recipe:ensemble", "recipe:ensemble_2"]
     card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in card
     assert [card.count(f"- `{step}`: ") for step in ("first", "second", "fer ensemble", "debug")] == [1, 1, 1, 1]
-    assert card.index("- `fer ensemble`: ") < card.index("- `debug`: ")
+    joined = "- `fer ensemble` (ensemble_2): the mean of the calibrated logits of `second`, `first`."
+    assert card.index("- `fer ensemble`: ") < card.index(joined) < card.index("- `debug`: ")
+    for name in ("ensemble", "ensemble_2"):  # each its own file
+        assert card.count(f" --data ferplus/ -o runs/{name}.safetensors") == 1
     assert "7 of 9 epochs, 70 steps of 2 processes," in card
     assert "fer train second --data ferplus/ --devices 2 --run-dir runs/second" in card
-    assert "60% of the targets are the answers of `ensemble`, `second`;" in card
+    assert "60% of the targets are the answers of `ensemble`, `ensemble_2`;" in card
 
 
 def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
