@@ -118,6 +118,11 @@ def find_bundled(name: str | Path = DEFAULT) -> ModelEntry | None:
     return next((entry for entry in bundled_models() if entry.is_called(name)), None)
 
 
+def bundled_titles() -> str:
+    """Return the bundled classifiers in words, for messages."""
+    return ", ".join(entry.title for entry in bundled_models()) or "none"
+
+
 def is_bundled_name(name: str | Path) -> bool:
     """Whether a bundled classifier is meant, and no file: by a name, `default`, or a role, were there none of it.
 
@@ -180,10 +185,13 @@ def _not_found(name: str | Path) -> ModelNotFoundError:
     """Say that a model is neither bundled nor a file, and what is there instead."""
     if name == DEFAULT:
         return ModelNotFoundError("no classifier is bundled with this version; name a file with --model MODEL.onnx")
-    there = ", ".join(entry.title for entry in bundled_models()) or "none"
     if name in ROLES:
-        return ModelNotFoundError(f"no model of the role {name!r} is bundled with this version; there are: {there}")
-    return ModelNotFoundError(f"no model {str(name)!r}: there is no such file, and the bundled ones are: {there}")
+        return ModelNotFoundError(
+            f"no model of the role {name!r} is bundled with this version; there are: {bundled_titles()}"
+        )
+    return ModelNotFoundError(
+        f"no model {str(name)!r}: there is no such file, and the bundled ones are: {bundled_titles()}"
+    )
 
 
 def resolve_detector(name: str) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import cv2
 
@@ -12,55 +13,44 @@ import cv2
 _set_log_level: Callable[[int], int] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 
 
-class QuietOpenCv:
-    """While any thread is inside, OpenCV writes nothing to stderr.
+class Shared:
+    """A context manager of global settings that several threads may be in: the first enters it, the last leaves it."""
 
-    It talks about files and cameras that an exception of ours will tell of. The setting is global, so the threads
-    inside are counted: the first switches it, the last puts it back.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, context: Callable[[], AbstractContextManager[None]]) -> None:
+        self._context = context
         self._lock = threading.Lock()
         self._inside = 0
-        self._level = 0
+        self._entered: AbstractContextManager[None] = nullcontext()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._level = _set_log_level(0)
+                self._entered = self._context()
+                self._entered.__enter__()
             self._inside += 1
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                _set_log_level(self._level)
+                self._entered.__exit__(None, None, None)
 
 
-class QuietDecoders:
-    """The same, and Pillow's warnings of metadata that is not looked at are ignored: for moments, not for waiting."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._warnings = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        quiet_opencv.__enter__()
-        with self._lock:
-            if self._inside == 0:
-                self._warnings = warnings.catch_warnings()
-                self._warnings.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._warnings.__exit__(None, None, None)
-        quiet_opencv.__exit__()
+@contextmanager
+def _opencv() -> Iterator[None]:
+    """Let OpenCV write nothing to stderr of files and cameras: an exception of ours will tell."""
+    level = _set_log_level(0)
+    yield
+    _set_log_level(level)
 
 
-quiet_opencv = QuietOpenCv()
-quiet_decoders = QuietDecoders()
+@contextmanager
+def _opencv_and_pillow() -> Iterator[None]:
+    """Ignore warnings too, which Pillow has of metadata that is not looked at: for moments, not for waiting."""
+    with quiet_opencv, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+quiet_opencv = Shared(_opencv)
+quiet_decoders = Shared(_opencv_and_pillow)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fer_app.atomic_file import replacing
 from fer_app.contract import METADATA_KEY, Contract
 from fer_app.errors import CheckpointError, InputError
-from fer_app.model_store import DEFAULT, bundled_models, find_bundled, is_bundled_name
+from fer_app.model_store import DEFAULT, bundled_titles, find_bundled, is_bundled_name
 from training.first_few import first_few
 
 FORMAT_VERSION = 1
@@ -117,8 +117,7 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
     """
     entry = find_bundled(name)
     if entry is None:
-        there = ", ".join(entry.title for entry in bundled_models()) or "none"
-        raise CheckpointError(f"no model {name!r} is bundled with this version; there are: {there}")
+        raise CheckpointError(f"no model {name!r} is bundled with this version; there are: {bundled_titles()}")
     path = Path(str(resources.files("training") / "weights" / f"{entry.name}.safetensors"))
     if not path.is_file():
         raise CheckpointError(f"this installation carries no weights of {entry.name} to start from")
@@ -145,8 +144,9 @@ def checkpoint_at(name_or_path: str | Path) -> Path:
         return bundled_checkpoint(str(name_or_path))
     path = Path(name_or_path)
     if path.name == str(name_or_path) and not path.suffix and not path.exists():
-        there = ", ".join(entry.title for entry in bundled_models()) or "none"
-        raise CheckpointError(f"no model {path.name!r}: there is no such file, and the bundled ones are: {there}")
+        raise CheckpointError(
+            f"no model {path.name!r}: there is no such file, and the bundled ones are: {bundled_titles()}"
+        )
     return path
 
 

@@ -11,7 +11,6 @@ targets that are mixed from both, which with temperature 1 is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -19,10 +18,12 @@ from torch import Tensor, nn
 
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError
+from fer_app.preprocess import to_input
 from training.checkpoint import init_path
+from training.data.image_set import ImageSet
 from training.distillation_table import DistillTable
 from training.distributed import gather_rows, own_share
-from training.evaluation import file_sha256, load_classifier
+from training.evaluation import crops_of, file_sha256, load_classifier
 
 _FACES_AT_ONCE: Final = 256
 
@@ -43,7 +44,7 @@ class Teachers:
     """
 
     def __init__(self, table: DistillTable, contract: Contract, precision: str) -> None:
-        self._weight, self._bf16 = table.weight, precision == "bf16"
+        self._weight, self._contract, self._bf16 = table.weight, contract, precision == "bf16"
         self.see_faces = table.shown == "face"
         self._paths = [init_path(name) for name in table.teachers]
         self._networks: list[tuple[nn.Module, float]] = []
@@ -80,14 +81,13 @@ class Teachers:
                 total = total + (logits.float() / temperature).softmax(dim=1)
         return total / len(self._networks)
 
-    def answers(self, faces: Tensor, normalise: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
-        """Return what they say of each face, as the mean over it and its mirror image.
+    def answers(self, faces: ImageSet, device: torch.device) -> Tensor:
+        """Return what they say of each face, through the serving preprocess, as the mean over it and its mirror image.
 
         Of several processes each asks them of its part of the faces; all get all answers.
 
         Args:
-            faces: uint8, (N, in_chans, side, side), on any device.
-            normalise: makes their input of such faces, as evaluation does.
+            faces: N of them; labels are not looked at.
             device: where to compute.
 
         Returns:
@@ -98,7 +98,8 @@ class Teachers:
         mine = torch.arange(share.rank * each, (share.rank + 1) * each).clamp(max=len(faces) - 1)
         said = []
         for start in range(0, each, _FACES_AT_ONCE):
-            images = normalise(faces[mine[start : start + _FACES_AT_ONCE]].to(device))
+            crops = crops_of(faces.subset(mine[start : start + _FACES_AT_ONCE]))
+            images = torch.from_numpy(to_input(crops, self._contract)).to(device)
             said.append((self.probs(images) + self.probs(images.flip(-1))) / 2)
         for network, _ in self._networks:
             network.cpu()  # a GPU's memory is the student's from here on

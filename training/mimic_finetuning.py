@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fer_app.errors import DatasetError
 from models.mimic import MimicClassifier
 from models.vit import VisionTransformer
-from training.augment import AugmentSpec, epoch_draws
+from training.augment import epoch_draws
 from training.checkpoint import CheckpointInfo, load_encoder, save_checkpoint
 from training.data.ferplus import sample_targets
 from training.data.image_set import ImageSet
@@ -139,17 +139,8 @@ class MimicFinetuning(Stateless):
             assert self._faces.targets is not None
             self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
         if self.teachers is not None and self.teachers.see_faces and self._answers is None:
-            self._answers = self._ask(self.teachers)
+            self._answers = self.teachers.answers(self._faces, next(self.model.parameters()).device)
         return IndexedEpoch(order, share)
-
-    def _ask(self, teachers: Teachers) -> Tensor:
-        """Return what teachers say of every face as evaluation shows it: float32, (N, K)."""
-        plain, device = self._recipe.model.augmentation(AugmentSpec()), next(self.model.parameters()).device
-
-        def normalised(crops: Tensor) -> Tensor:
-            return plain(crops, torch.zeros(len(crops), plain.n_draws, device=crops.device))
-
-        return teachers.answers(self._faces.images, normalised, device)
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return `loss` = `ce` + weight x `contrastive`, of one batch of B faces seen as `views` x B pictures."""

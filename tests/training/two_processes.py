@@ -20,6 +20,7 @@ from lightning.fabric.strategies.fsdp import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from fer_app.contract import Contract
 from fer_app.errors import DatasetError, FerError
 from tests.training.interrupted import Killed, KilledError
 from training.data.ferplus import load_ferplus
@@ -255,8 +256,8 @@ TAUGHT = (1, 9, 600)  # fewer than there are processes, no whole number of share
 class PixelTeachers(Teachers):
     """Teachers that answer by a face's first pixels."""
 
-    def __init__(self) -> None:
-        self._networks = []
+    def __init__(self, contract: Contract) -> None:
+        self._networks, self._contract = [], contract
 
     def probs(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :3].softmax(dim=1)
@@ -264,8 +265,9 @@ class PixelTeachers(Teachers):
 
 def answers(number: int) -> Tensor:
     """What such teachers say of so many faces."""
-    faces = torch.randint(256, (number, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    return PixelTeachers().answers(faces, lambda crops: crops.float() / 255, torch.device("cpu"))
+    pixels = torch.randint(256, (number, 1, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    faces = ImageSet(pixels, None, tuple(map(str, range(number))), ())
+    return PixelTeachers(load_recipe("debug").contract(("a", "b", "c"))).answers(faces, torch.device("cpu"))
 
 
 def queries_and_keys() -> tuple[list[Tensor], list[Tensor]]:
