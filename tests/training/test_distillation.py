@@ -31,11 +31,11 @@ def objective(faces: ImageSet, *changes: str) -> MimicFinetuning:
     return MimicFinetuning(recipe, recipe.finetune, faces, None, None)
 
 
-def saved(faces: ImageSet, path: Path, seed: int, temperature: float = 1.0) -> Path:
+def saved(faces: ImageSet, path: Path, seed: int, temperature: float = 1.0, std: float = 0.5) -> Path:
     """Write a classifier with random weights whose answers are far from even."""
     teacher = objective(faces, f"seed={seed}")
     with torch.no_grad():
-        teacher.model.get_submodule("head").weight.normal_(std=0.5)
+        teacher.model.get_submodule("head").weight.normal_(std=std)
     teacher.write(path, teacher.model, {"epochs": 0}, {"temperature": temperature})
     return path
 
@@ -74,10 +74,10 @@ def test_the_target_is_mixed_from_labels_and_calibrated_teachers(faces: ImageSet
 
 
 def test_teachers_that_see_each_face_once_say_the_same_however_it_is_changed(faces: ImageSet, tmp_path: Path) -> None:
-    path = saved(faces, tmp_path / "a.safetensors", 1)
+    path = saved(faces, tmp_path / "a.safetensors", 1, std=50.0)
     distill = f'finetune.distill={{teachers=["{path}"], weight=0.3, shown="face"}}'
     target = objective(faces, "finetune.augment.brightness=0.4", distill)
-    loss, _ = step(target)
+    loss, gradient = step(target)
 
     again = objective(faces, "finetune.augment.brightness=0.4")
     samples = next(iter(again.start_epoch(0, 16, Share()).starting_at(0)))
@@ -87,13 +87,18 @@ def test_teachers_that_see_each_face_once_say_the_same_however_it_is_changed(fac
     shown = torch.from_numpy(to_input(crops[:, 0].numpy(), info.contract))
     with torch.no_grad():
         said = (teacher(shown).softmax(1) + teacher(shown.flip(-1)).softmax(1)) / 2
+        assert (said - teacher(shown).softmax(1)).abs().mean() > 0.01  # a mirror image is another picture to it
     draws = again._draws[samples]
     images = torch.cat([again._augment(crops, draws[:, view]) for view in range(2)])
     taught = 0.7 * again._targets[samples] + 0.3 * said
     images, taught = again._mix(images, taught, np.random.default_rng(3))
     again.model.eval()
     logits = again.model.forward_train(images)[0]  # type: ignore[operator]
-    torch.testing.assert_close(loss, -(taught.repeat(2, 1) * F.log_softmax(logits, dim=1)).sum(1).mean())
+    expected = -(taught.repeat(2, 1) * F.log_softmax(logits, dim=1)).sum(1).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    # A new head answers evenly, whose loss no target changes: the gradient tells.
+    torch.testing.assert_close(gradient, again.model.get_submodule("head").get_parameter("weight").grad)
 
 
 def test_teachers_are_asked_once(faces: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
