@@ -203,14 +203,18 @@ def _refuse_large(files: list[Variant], role: str) -> None:
 def make_scratch(folder: Path, tree: Path, name: str) -> None:
     """Make a folder that `bundle` can take for the working tree, with its manifest and the model's card.
 
+    A manifest that is there stays: it may tell of another model that was bundled into the folder.
+
     Raises:
         ExportError: the tree has no manifest or no such card, or the folder cannot be written.
     """
     try:
         for place in ("fer_app/weights", "training", "docs/images"):
             (folder / place).mkdir(parents=True, exist_ok=True)
-        for file in ("manifest.toml", f"{name}.md"):
-            shutil.copyfile(tree / "fer_app" / "weights" / file, folder / "fer_app" / "weights" / file)
+        kept, made = tree / "fer_app" / "weights", folder / "fer_app" / "weights"
+        shutil.copyfile(kept / f"{name}.md", made / f"{name}.md")
+        if not (made / "manifest.toml").exists():
+            shutil.copyfile(kept / "manifest.toml", made / "manifest.toml")
     except OSError as error:
         raise ExportError(f"cannot make {folder} look like {tree.resolve()}: {error}") from error
 

@@ -88,7 +88,8 @@ class Joining:
 
     Attributes:
         name: of its file, where there is more than one.
-        members: the recipes that its members were trained by.
+        members: the recipes that its members were trained by; `bundled:NAME` of a bundled model, which has a card
+            itself.
     """
 
     name: str
@@ -96,13 +97,13 @@ class Joining:
 
     def told(self) -> Iterator[str]:
         """Say in lines of Markdown what was joined."""
-        members = ", ".join(f"`{name}`" for name in self.members)
+        members = ", ".join(map(_with_card, self.members))
         file = "" if self.name == ENSEMBLE else f" ({self.name})"
         yield f"- `fer ensemble`{file}: the mean of the calibrated logits of {members}."
 
     def command(self) -> str:
         """Return the line that does the same again."""
-        files = " ".join(map(_made_by, self.members))
+        files = " ".join(_bundled(name) or _made_by(name) for name in self.members)
         return f"fer ensemble {files} --data ferplus/ -o {_made_by(self.name)}"
 
 
@@ -123,11 +124,10 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
         raise ExportError(f"{checkpoint} comes from itself: what it was made from was overwritten")
     above |= {checkpoint.resolve()}
     if "members" in info.recipe:
-        members = [Path(member) for member in info.recipe["members"] if _is_file(member)]
-        return [
-            *_before(members, above),
-            Joining(_recipe_name(checkpoint), [_recipe_name(member) for member in members]),
-        ]
+        members = info.recipe["members"]
+        names = [_portable(member).removeprefix("recipe:") for member in members]
+        before = _before([Path(member) for member in members if _is_file(member)], above)
+        return [*before, Joining(_recipe_name(checkpoint), names)]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]
@@ -184,6 +184,17 @@ def _typed(value: Any) -> Any:
 def _made_by(name: str) -> str:
     """Return the file that the command of a recipe, or the ensemble's, writes."""
     return f"runs/{name}.safetensors" if _is_ensemble(name) else f"runs/{name}/finetune/best.safetensors"
+
+
+def _bundled(member: str) -> str:
+    """Return the name in `bundled:NAME`, or nothing."""
+    kind, _, name = member.partition(":")
+    return name if kind == "bundled" else ""
+
+
+def _with_card(member: str) -> str:
+    name = _bundled(member)
+    return f"`{name}` ([bundled]({name}.md))" if name else f"`{member}`"
 
 
 def _portable(file: str) -> str:

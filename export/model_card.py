@@ -162,8 +162,11 @@ def _picture(made: Measured, alt: str, number: int) -> list[str]:
     return ["", f"![{alt}](../../docs/images/{made.name}-{PICTURES[number]})"]
 
 
-def _ends_with_its_last_epoch(made: Run | Joining) -> bool:
-    return isinstance(made, Run) and made.recipe["finetune"].get("selected_epoch") == "last"
+def _told_epoch(made: Run | Joining) -> str | None:
+    """Say which epoch's weights these are, where accuracy on `dev` did not choose it."""
+    if isinstance(made, Joining):
+        return "each member's own"
+    return "the last, as the recipe says" if made.recipe["finetune"].get("selected_epoch") == "last" else None
 
 
 def _figures(made: Measured) -> Iterator[str]:
@@ -176,13 +179,12 @@ def _figures(made: Measured) -> Iterator[str]:
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:
         yield "- Chosen by: nothing; it is the last epoch's."
-    elif _ends_with_its_last_epoch(made.runs[-1]):
-        yield "- Epoch: the last, as the recipe says. `dev`, a tenth of Train, set the temperature and what is"
+    elif (epoch := _told_epoch(made.runs[-1])) is not None:
+        yield f"- Epoch: {epoch}. `dev`, a tenth of Train, set the temperature and what is"
         yield f"  uncertain; {_percent(made.dev_accuracy)} % of it are right."
     else:
-        members = "; the members each by theirs" if isinstance(made.runs[-1], Joining) else ""
         chosen = f"accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %)"
-        yield f"- Chosen by: {chosen}, after every epoch{members}."
+        yield f"- Chosen by: {chosen}, after every epoch."
     yield f"- Temperature: {full.contract.temperature:.3f}."
     for file in made.files:
         yield from _uncertainty(file)

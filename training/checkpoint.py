@@ -124,6 +124,12 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
     return path
 
 
+def recipe_word(path: Path) -> str:
+    """Return what a recipe calls a checkpoint: `bundled:NAME` where it came with the program, else its path."""
+    kept = Path(str(resources.files("training") / "weights"))
+    return f"bundled:{path.stem}" if path.resolve().parent == kept.resolve() else str(path)
+
+
 def init_path(init: str) -> Path:
     """Return the file that a recipe's `init` means: `bundled`, `bundled:NAME`, or a path as it is.
 

@@ -18,7 +18,7 @@ from torch import nn
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError, InputError
 from models.ensemble import Ensemble
-from training.checkpoint import CheckpointInfo, save_checkpoint
+from training.checkpoint import CheckpointInfo, recipe_word, save_checkpoint
 from training.data.datasets import load, relabel
 from training.data.locate import locate
 from training.data.splits import share_faces
@@ -126,7 +126,7 @@ def _info(members: Sequence[Member], figures: Mapping[str, float]) -> Checkpoint
         "name": ENSEMBLE,
         "stages": ["finetune"],
         "finetune": {"split": members[0].info.finetuned_on},
-        "members": [str(member.path) for member in members],
+        "members": [recipe_word(member.path) for member in members],
         "members_sha256": [file_sha256(member.path) for member in members],
     }
     licenses = dict.fromkeys(member.contract.license for member in members)

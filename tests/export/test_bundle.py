@@ -9,12 +9,12 @@ import pytest
 from export import bundle as bundle_module
 from export.bundle import bundle, make_scratch
 from export.half_storage import keep_in_16_bits
-from export.lineage import lineage
+from export.lineage import lineage, without_paths
 from export.model_card import BEGIN, END, PICTURES, table
 from export.onnx_export import export_onnx
 from fer_app.errors import ExportError
 from tests.export.test_onnx_export import write_checkpoint
-from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointInfo, bundled_checkpoint, load_checkpoint, read_info, save_checkpoint
 from training.data.ferplus import load_ferplus
 from training.ensemble import join
 from training.evaluation import evaluate, file_sha256, fitting_threshold, open_classifier
@@ -249,10 +249,31 @@ def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoi
     assert "- `fer ensemble`: the mean of the calibrated logits of `debug`, `second`." in card
     command = "fer ensemble runs/debug/finetune/best.safetensors runs/second/finetune/best.safetensors --data ferplus/"
     assert command in card
-    assert "the members each by theirs" in card
+    assert "- Epoch: each member's own. `dev`, " in card
     files[0].unlink()
     with pytest.raises(ExportError, match=r"comes from .*not there"):
         bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+
+
+def test_a_bundled_member_is_told_by_its_name(tmp_path: Path) -> None:
+    bundled = bundled_checkpoint()
+    name, (weights, info) = bundled.stem, load_checkpoint(bundled)
+    other = tmp_path / "debug" / "finetune" / "best.safetensors"
+    other.parent.mkdir(parents=True)
+    save_checkpoint(other, weights, dataclasses.replace(info, recipe=info.recipe | {"name": "debug"}))
+    both = tmp_path / "both.safetensors"
+    assert join([bundled, other], both).recipe["members"] == [f"bundled:{name}", str(other)]
+    *runs, joining = lineage(both, read_info(both))
+    assert [run.name for run in runs] == ["debug"]  # the other one's are told in its own card
+    assert list(joining.told()) == [
+        f"- `fer ensemble`: the mean of the calibrated logits of `{name}` ([bundled]({name}.md)), `debug`."
+    ]
+    command = f"fer ensemble {name} runs/debug/finetune/best.safetensors --data ferplus/"
+    assert joining.command() == f"{command} -o runs/ensemble.safetensors"
+    told = read_info(both)
+    kept = dataclasses.replace(told, recipe=without_paths(told.recipe))
+    assert kept.recipe["members"] == [f"bundled:{name}", "recipe:debug"]
+    assert lineage(both, kept) == [joining]  # of what has no paths, that much is known
 
 
 def test_command_of_a_run_names_what_differs_from_its_recipe() -> None:
@@ -300,6 +321,10 @@ def test_another_folder_is_made_like_the_tree(tree: Path, tmp_path: Path) -> Non
     assert copied == {"fer_app/weights/manifest.toml", "fer_app/weights/mine.md"}
     with pytest.raises(ExportError, match="cannot make"):
         make_scratch(tmp_path / "scratch", tree, "other")
+    manifest = tmp_path / "scratch/fer_app/weights/manifest.toml"
+    manifest.write_text("of another model that was bundled there", encoding="utf-8")
+    make_scratch(tmp_path / "scratch", tree, "mine")
+    assert manifest.read_text(encoding="utf-8") == "of another model that was bundled there"
 
 
 def test_tables_line_up() -> None:
