@@ -48,7 +48,9 @@ def prepare(
     source: Annotated[
         Path, typer.Argument(metavar="SRC", help="A labelled set, as `fer data check` knows it, or a folder of photos.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder for the shards.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", "--out", metavar="DIR", help="A new folder for the shards.")
+    ],
     split: Annotated[
         list[str] | None,
         typer.Option("--split", help="train, valid or test; repeat for several  [default: all]"),
@@ -111,12 +113,12 @@ def prepare(
     report.line(f"{pictures.title}, {pictures.where}: {count} pictures")
     many = workers or physical_cores()
     try:
-        made = run(pictures, out, settings, shard_size=shard_size, workers=many, resume=resume, report=report)
+        made = run(pictures, output, settings, shard_size=shard_size, workers=many, resume=resume, report=report)
     except StoppedError as stopped:
         report.line(f"fer: {stopped}")
         raise typer.Exit(stopped.exit_status) from stopped
     _print_prepared(made)
-    report.line(f"next: fer train RECIPE --data {out}")
+    report.line(f"next: fer train RECIPE --data {output}")
     if made.unreadable:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fer_app.errors import CheckpointError
 from models.pos_embed import resize_pos_embed
 from models.vit import INIT_STD, VitConfig, init_transformer_weights, transformer_block
 from training.checkpoint import CheckpointInfo, load_checkpoint
@@ -16,11 +17,13 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     """Return the encoder's part of a checkpoint of either kind, and what the checkpoint says.
 
     Raises:
-        CheckpointError: no file, or none of ours.
+        CheckpointError: no file, none of ours, or an ensemble's, which has several.
     """
     weights, info = load_checkpoint(path)
     if info.kind == "encoder":
         return weights, info
+    if "members" in info.architecture:
+        raise CheckpointError(f"{path} is an ensemble: nothing starts from it; name one of its members")
     prefix = "encoder."
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}, info
 

@@ -66,7 +66,7 @@ class Cell:
         Raises:
             CheckpointError: it is not, or cannot be read.
         """
-        self._run.refuse_another_recipe(self.recipe.to_json(), instead="move it away, or pass another --out")
+        self._run.refuse_another_recipe(self.recipe.to_json(), instead="move it away, or pass another --output")
 
     def summaries(self) -> list[dict[str, Any]] | None:
         """Return what each stage left when it was done; None while one is not.

@@ -24,8 +24,11 @@ def sweep(
     ] = None,
     data: DataOption = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs a recipe, seeds counted from its own.")] = 3,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where runs and the table go  [default: runs/FOLDER's name]")
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", "--out", metavar="DIR", help="Where runs and the table go  [default: runs/FOLDER's name]"
+        ),
     ] = None,
     split: Annotated[
         str | None,
@@ -53,7 +56,7 @@ def sweep(
     chosen: Split | None = next((known for known in SPLITS if known == split), None)
     if split is not None and chosen is None:
         raise typer.BadParameter(f"{split!r} is none of {', '.join(SPLITS)}", param_hint="--split")
-    target = out or Path("runs") / Path(folder).resolve().name
+    target = output or Path("runs") / Path(folder).resolve().name
     cells = plan(folder, target, seeds, overrides, chosen)
     if show:
         from training.sweep import outcome_of
@@ -64,7 +67,7 @@ def sweep(
     if not data:
         raise typer.BadParameter("where are the pictures? pass --data at least once", param_hint="--data")
     given = ["fer", "sweep", folder, *(word for path in data for word in ("--data", str(path)))]
-    given += ["--seeds", str(seeds), "--out", str(target), *(["--split", split] if split is not None else [])]
+    given += ["--seeds", str(seeds), "--output", str(target), *(["--split", split] if split is not None else [])]
     given += [word for value in overrides or [] for word in ("--set", value)]
     title = folder.strip("/") if folder.strip("/") in bundled_folders() else Path(folder).resolve().name
     _need_one_process()

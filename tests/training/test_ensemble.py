@@ -14,6 +14,7 @@ from fer_app.errors import CheckpointError, FerError, InputError
 from training.checkpoint import load_checkpoint, read_info, save_checkpoint
 from training.cli import evaluate
 from training.data.ferplus import load_ferplus
+from training.encoder_weights import read_encoder
 from training.ensemble import join
 from training.ensemble_cli import ensemble
 from training.evaluation import TorchClassifier, crops_of, file_sha256, hard_targets, load_classifier, open_classifier
@@ -96,6 +97,8 @@ def test_an_ensemble_teaches_and_is_nothing_to_start_from(
     assert student.teachers is not None
     probs = student.teachers.probs(torch.randn(2, 1, recipe.model.img_size, recipe.model.img_size))
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(2))
+    with pytest.raises(CheckpointError, match=r"both\.safetensors is an ensemble: nothing starts from it; name one"):
+        read_encoder(target)
     with pytest.raises(CheckpointError, match="is an ensemble itself: name its members"):
         join([members[0], target], tmp_path / "more.safetensors")
 
