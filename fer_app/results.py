@@ -109,7 +109,7 @@ class Faces:
         quality: for each face the flags of `fer_app.quality` that apply; empty for a good one.
         frame_index: 0-based number of the frame; None for a still picture.
         time_s: presentation time of the frame, in seconds; None for a still picture.
-        track_ids: int64, (N,), the same number for the same person over time, `NO_TRACK` for a face that has none;
+        track_ids: int64, (N,), the same number while a face can be followed, `NO_TRACK` for one that has none;
             None when nothing is tracked.
         smoothed_probs: float32, (N, K), `probs` smoothed over time, each row sums to 1; None when nothing is smoothed.
 
