@@ -256,7 +256,11 @@ def _write_manifest(made: Bundle) -> None:
             "[model.variant.metrics]",
             *(f"{key} = {value}" for key, value in other.contract.metrics.items()),
         ]
-    path.write_text(head + "\n".join(lines) + "\n\n" + "".join(blocks), encoding="utf-8")
+    # The default model is told first, the others in the order in which they came.
+    models = [place for place, block in enumerate(blocks) if block.startswith("[[model]]")]
+    place = 0 if made.default or not models else models[-1] + 1
+    blocks.insert(place, "\n".join(lines) + "\n\n")
+    path.write_text(head + "".join(blocks), encoding="utf-8")
 
 
 def main(

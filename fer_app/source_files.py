@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
         recursive: whether a folder means its subfolders too.
 
     Raises:
-        InputError: a path is empty or does not exist, or a pattern matches nothing.
+        InputError: a path is empty, does not exist or may not be looked at, a folder neither, or a pattern matches
+            nothing.
     """
     return _find(sources, recursive, IMAGE_SUFFIXES, "picture")
 
@@ -56,6 +58,20 @@ def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[
 def find_videos(sources: Iterable[str | Path], recursive: bool = False) -> list[Path]:
     """Return the video files that the sources mean, as `find_images` does for pictures, by `VIDEO_SUFFIXES`."""
     return _find(sources, recursive, VIDEO_SUFFIXES, "video")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is that of a folder; False where there is nothing.
+
+    Raises:
+        InputError: this user, or the system, may not look at it.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a null character
+        return False
+    except OSError as error:
+        raise InputError(f"{path}: cannot be looked at: {error.strerror}") from error
 
 
 def _find(sources: Iterable[str | Path], recursive: bool, suffixes: frozenset[str], what: str) -> list[Path]:
@@ -66,7 +82,7 @@ def _find(sources: Iterable[str | Path], recursive: bool, suffixes: frozenset[st
             raise InputError("an empty name is no file or folder")
         path = Path(source)
         # First as a name: a file may well be called `[1].jpg`.
-        if path.is_dir():
+        if is_folder(path):
             found += _in_folder(path, recursive, suffixes)
         elif path.exists():
             found.append(path)
@@ -78,8 +94,11 @@ def _find(sources: Iterable[str | Path], recursive: bool, suffixes: frozenset[st
 
 
 def _in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be looked into: {error.strerror}") from error
+
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         # In place: what is removed here is not walked into.
         folders[:] = sorted((f for f in folders if recursive and not f.startswith(".")), key=_natural)
         found += [Path(parent, name) for name in sorted(names, key=_natural) if _is_named_so(name, suffixes)]

@@ -196,14 +196,14 @@ def _expanded(videos: list[str], recursive: bool, output: Path) -> list[str]:
     Raises:
         InputError: a folder or pattern without videos, or results would be written among the videos of a folder.
     """
-    from fer_app.source_files import find_videos
+    from fer_app.source_files import find_videos, is_folder
     from fer_app.video import is_live
 
     written = output.resolve()
     found: list[str] = []
     for video in videos:
         path = Path(video)
-        if path.is_dir():
+        if is_folder(path):
             if path.resolve() == written:
                 raise InputError(f"{output}: is the folder of the videos: results among them would be taken for more")
             inside = [one for one in find_videos([path], recursive) if not one.resolve().is_relative_to(written)]
@@ -247,7 +247,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _refuse_overwriting(outputs: list[OutputPaths]) -> None:
-    there = [path for paths in outputs for path in [*paths.finished, *paths.unfinished] if path.exists()]
+    try:
+        there = [path for paths in outputs for path in [*paths.finished, *paths.unfinished] if path.exists()]
+    except OSError as error:  # a name that is too long, for instance
+        raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from error
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fer_app.cli.options import CudaGraphsOption, DeviceOption, GpuMemoryOption, refuse_unknown
+from fer_app.errors import InputError
 
 
 def bench(
@@ -69,9 +70,12 @@ def bench(
     with contextlib.nullcontext() if json_file is None else replacing(json_file) as file:
         with _progress(seconds) as on_turn:
             report = measure(settings, on_turn)
+        typer.echo(as_text(report), nl=False)
         if file is not None:
-            file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    typer.echo(as_text(report), nl=False)
+            try:
+                file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise InputError(f"{json_file}: cannot write: {error.strerror}") from error
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def refuse_live_contradictions(
     """
     if duration is not None and not 0 < duration < float("inf"):
         raise typer.BadParameter(f"{duration} is no number of seconds", param_hint="--duration")
-    live = [shown_name(video) for video in videos if is_live(video)]
+    live = [shown_name(video) for video in videos if is_live(video) and not Path(video).is_dir()]
     if not live:
         return
     if len(videos) > 1 and duration is None:

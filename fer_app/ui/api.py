@@ -41,11 +41,11 @@ def add_api(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> N
         video: str | None,
         model: str,
         blur: bool,
-        every: float,
+        every: float | None,
         detect_every: float,
         smooth_s: float,
         min_face_px: float,
-        max_faces: float,
+        max_faces: float | None,
         more_files: list[str],
     ) -> tuple[dict[str, Any], list[str]]:
         """Annotate a video: its summary, and the files."""

@@ -50,7 +50,7 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
         html_block(_heading(settings))
         with gr.Row(equal_height=False):
             model = gr.Dropdown(
-                list(shelf.names),
+                [(shelf.title(name), name) for name in shelf.names],
                 value=shelf.names[0],
                 label="Model",
                 filterable=False,

@@ -15,6 +15,8 @@ from fer_app.ui.html import escaped, file_url, named, problem, said_of
 MOST_COMPARED = 200
 """So many pictures are compared at once."""
 _MOST_DRAWN = 12
+NOTHING = '<p class="fer-hint">Both results will be shown here.</p>'
+"""Where there are no pictures yet."""
 
 
 def show_comparison(recognizers: Sequence[Recognizer], names: Sequence[str], paths: Sequence[str], folder: Path) -> str:
@@ -27,7 +29,7 @@ def show_comparison(recognizers: Sequence[Recognizer], names: Sequence[str], pat
         folder: empty; gets the drawn pictures.
     """
     if not paths:
-        return '<p class="fer-hint">Both results will be shown here.</p>'
+        return NOTHING
     problems: list[str] = []
     if len(paths) > MOST_COMPARED:
         problems.append(problem(f"{len(paths)} pictures are too many at once; the first {MOST_COMPARED} were compared"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from fer_app.errors import FerError
-from fer_app.ui.compare import show_comparison
+from fer_app.ui.compare import NOTHING, show_comparison
 from fer_app.ui.html import problem
 from fer_app.ui.html_block import html_block
 from fer_app.ui.model_shelf import ModelShelf
@@ -21,16 +21,22 @@ def compare_tab(shelf: ModelShelf, uploads: UploadFolder) -> None:
         uploads: where files go.
     """
 
-    def compare(paths: list[str] | None, first: str, second: str) -> str:
+    def compare(paths: list[str] | None, first: str, second: str) -> tuple[str, list[str]]:
+        """Return what is shown, and the pictures, which the button compares again."""
+        paths = paths or []
+        if not paths:
+            return NOTHING, paths
+        names = (first, second)
         try:
-            names = (first, second)
-            return show_comparison([shelf.recognizer(name) for name in names], names, paths or [], uploads.new())
+            recognizers = [shelf.recognizer(name) for name in names]
+            return show_comparison(recognizers, [shelf.title(name) for name in names], paths, uploads.new()), paths
         except FerError as error:
-            return problem(error)
+            return problem(error), paths
 
+    choices = [(shelf.title(name), name) for name in shelf.names]
     with gr.Row():
-        first = gr.Dropdown(list(shelf.names), value=shelf.names[0], label="First model", filterable=False)
-        second = gr.Dropdown(list(shelf.names), value=shelf.names[1], label="Second model", filterable=False)
+        first = gr.Dropdown(choices, value=shelf.names[0], label="First model", filterable=False)
+        second = gr.Dropdown(choices, value=shelf.names[1], label="Second model", filterable=False)
     files = gr.File(
         label="Pictures: drop, choose or paste",
         file_count="multiple",
@@ -42,20 +48,14 @@ def compare_tab(shelf: ModelShelf, uploads: UploadFolder) -> None:
         again = gr.Button("Compare", variant="primary", min_width=120)
         folder = gr.UploadButton("Choose a folder", file_count="directory", min_width=120)
         example = gr.Button("Compare on the example", min_width=120)
-    shown = html_block(compare([], shelf.names[0], shelf.names[1]), elem_id="fer-compare-result")
-    gr.on(
-        [files.upload, again.click],
-        compare,
-        [files, first, second],
-        shown,
-        api_visibility="private",
-        concurrency_id="photo",
-    )
-    folder.upload(compare, [folder, first, second], shown, api_visibility="private", concurrency_id="photo")
+    shown = html_block(NOTHING, elem_id="fer-compare-result")
+    last: gr.State = gr.State([])
+    for event, source in ((files.upload, files), (folder.upload, folder), (again.click, last)):
+        event(compare, [source, first, second], [shown, last], api_visibility="private", concurrency_id="photo")
     example.click(
         lambda one, other: compare([str(EXAMPLE)], one, other),
         [first, second],
-        shown,
+        [shown, last],
         api_visibility="private",
         concurrency_id="photo",
     )

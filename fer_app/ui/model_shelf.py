@@ -36,7 +36,7 @@ class ModelShelf:
             uncertain_below: less probable labels are uncertain; None for each model's own threshold.
 
         Raises:
-            InputError: two of them have the same name, or the threshold is none.
+            InputError: two files have the same name, or the threshold is none.
             ModelError: one is not found or damaged.
         """
         self._device, self._max_pixels, self._uncertain_below = device, max_pixels, uncertain_below
@@ -57,17 +57,43 @@ class ModelShelf:
     def _add(self, model: str) -> None:
         entry = find_bundled(model)
         name = entry.name if entry else Path(model).stem
+        if entry and self._entries.get(name) == entry:  # named twice, by its name and by its role perhaps
+            return
         if name in self._files:
             raise InputError(f"two models are called {name!r}; rename one of the files")
         self._files[name] = choose_model(model, device=self._device)
         if entry:
             self._entries[name] = entry
 
+    def title(self, name: str) -> str:
+        """Give the name of a classifier with its role, and whether it is the default.
+
+        Args:
+            name: one of `names`.
+        """
+        return self._entries[name].title if name in self._entries else name
+
+    def named(self, name: str) -> str:
+        """Give that one of `names` which somebody means.
+
+        Args:
+            name: it, or a bundled model's role, title, or `default`.
+
+        Raises:
+            InputError: no such name.
+        """
+        if name in self._files:
+            return name
+        for own, entry in self._entries.items():
+            if entry.is_called(name) or entry.title == name:
+                return own
+        raise InputError(f"there is no model {name!r} here; there are: {', '.join(map(self.title, self._files))}")
+
     def recognizer(self, name: str, *, min_face_px: float = 40, max_faces: int | None = None) -> Recognizer:
         """Give the recognizer of a classifier.
 
         Args:
-            name: one of `names`.
+            name: as `named` takes it.
             min_face_px: smallest face looked for, px.
             max_faces: only the largest so many faces of a picture.
 
@@ -75,8 +101,7 @@ class ModelShelf:
             InputError: no such name, or a setting out of its range.
             ModelError: the file cannot be used.
         """
-        if name not in self._files:
-            raise InputError(f"there is no model {name!r} here; there are: {', '.join(self._files)}")
+        name = self.named(name)
         key = name, min_face_px, max_faces
         with self._lock:
             if key not in self._recognizers:
@@ -98,9 +123,12 @@ class ModelShelf:
         """Give the digest of a classifier's file, in hexadecimal.
 
         Args:
-            name: one of `names`.
+            name: as `named` takes it.
+
+        Raises:
+            InputError: no such name.
         """
-        with self._files[name].open("rb") as file:
+        with self._files[self.named(name)].open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def card(self, name: str) -> dict[str, str]:

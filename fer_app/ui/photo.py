@@ -29,19 +29,21 @@ from fer_app.ui.html import bars, download, escaped, file_url, named, problem, s
 MOST_PICTURES = 32
 """So many pictures are read at once."""
 
-_NOTHING = '<p class="fer-hint">The faces will be shown here.</p>'
+NOTHING = '<p class="fer-hint">The faces will be shown here.</p>'
+"""Where there are no pictures yet."""
 
 
-def show_photos(recognizer: Recognizer, paths: Sequence[str], folder: Path) -> str:
+def show_photos(recognizer: Recognizer, paths: Sequence[str], folder: Path, *, model: str = "") -> str:
     """Read the faces of pictures, and show them.
 
     Args:
         recognizer: reads them.
         paths: files, as they were uploaded; what is no picture is told of.
         folder: empty; gets the drawn pictures and the tables.
+        model: what the recognizer's classifier is called, which is told.
     """
     if not paths:
-        return _NOTHING
+        return NOTHING
     problems = []
     if len(paths) > MOST_PICTURES:
         problems.append(problem(f"{len(paths)} pictures are too many at once; the first {MOST_PICTURES} were read"))
@@ -57,7 +59,7 @@ def show_photos(recognizer: Recognizer, paths: Sequence[str], folder: Path) -> s
         write_image(drawn, draw_faces(prediction.image, faces))
         shown.append(_picture(faces, drawn, _evidence(prediction, recognizer), len(shown)))
         read.append((faces, drawn))
-    tables = _tables([faces for faces, _ in read], folder)
+    tables = _tables([faces for faces, _ in read], folder, model)
     return f'<div class="fer-photos">{"".join(problems)}{_gallery(read)}{"".join(shown)}{tables}</div>'
 
 
@@ -151,7 +153,7 @@ def _gallery(read: Sequence[tuple[Faces, Path]]) -> str:
     return f'<div class="fer-gallery" role="group" aria-label="Pictures">{buttons}</div>'
 
 
-def _tables(read: Sequence[Faces], folder: Path) -> str:
+def _tables(read: Sequence[Faces], folder: Path, model: str) -> str:
     if not read:
         return ""
     as_json, as_csv = folder / "faces.json", folder / "faces.csv"
@@ -160,7 +162,8 @@ def _tables(read: Sequence[Faces], folder: Path) -> str:
     with CsvSink(as_csv) as sink:
         for faces in read:
             sink.write(faces)
-    return f'<p class="fer-downloads">All faces: {download(as_json, "JSON")} {download(as_csv, "CSV")}</p>'
+    by = f'<p class="fer-hint">Read by {escaped(model)}.</p>' if model else ""
+    return f'{by}<p class="fer-downloads">All faces: {download(as_json, "JSON")} {download(as_csv, "CSV")}</p>'
 
 
 def _evidence(prediction: Prediction, recognizer: Recognizer) -> list[str]:

@@ -7,16 +7,18 @@ from pathlib import Path
 import gradio as gr
 
 from fer_app.errors import FerError
+from fer_app.source_files import IMAGE_SUFFIXES
 from fer_app.ui.html import problem
 from fer_app.ui.html_block import html_block
 from fer_app.ui.model_shelf import ModelShelf
-from fer_app.ui.photo import show_photos
+from fer_app.ui.photo import NOTHING, show_photos
 from fer_app.ui.upload_folder import UploadFolder
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 EXAMPLE = ASSETS / "astronaut.jpg"  # NASA, public domain; as in examples/
-# The browser's file dialogue offers these; what a file is shows its content.
-PICTURES = ["image", ".heic", ".heif"]
+# The browser's file dialogue offers these; what a file is shows its content. By their endings too: what a machine
+# takes for a picture depends on its table of types.
+PICTURES = ["image", *sorted(IMAGE_SUFFIXES)]
 
 
 def photo_tab(shelf: ModelShelf, uploads: UploadFolder, model: gr.Dropdown) -> None:
@@ -30,7 +32,7 @@ def photo_tab(shelf: ModelShelf, uploads: UploadFolder, model: gr.Dropdown) -> N
 
     def read(paths: list[str] | None, name: str) -> str:
         try:
-            return show_photos(shelf.recognizer(name), paths or [], uploads.new())
+            return show_photos(shelf.recognizer(name), paths or [], uploads.new(), model=shelf.title(name))
         except FerError as error:
             return problem(error)
 
@@ -47,6 +49,6 @@ def photo_tab(shelf: ModelShelf, uploads: UploadFolder, model: gr.Dropdown) -> N
     with gr.Row():
         again = gr.Button("Read the faces", variant="primary", min_width=120)
         example = gr.Button("Try the example", min_width=120)
-    shown = html_block(show_photos(shelf.recognizer(shelf.names[0]), [], uploads.root), elem_id="fer-photo-result")
+    shown = html_block(NOTHING, elem_id="fer-photo-result")
     gr.on([files.upload, again.click], read, [files, model], shown, api_visibility="private", concurrency_id="photo")
     example.click(read_example, model, shown, api_visibility="private", concurrency_id="photo")

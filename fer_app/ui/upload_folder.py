@@ -67,6 +67,16 @@ class UploadFolder:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
 
+    def keep(self, path: str | Path) -> None:
+        """Let a file of the folder stay for as long again; others are left alone.
+
+        Args:
+            path: as it came from outside.
+        """
+        if self.contains(str(path)):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
     def sweep(self, now_s: float | None = None) -> None:
         """Delete what has lain there for long enough, and the folders that are empty then.
 

@@ -91,6 +91,7 @@ class VideoJob:
         *,
         max_minutes: float,
         switch: StopSwitch,
+        at_work: Callable[[], None] = lambda: None,
     ) -> None:
         """Look at the video.
 
@@ -102,6 +103,7 @@ class VideoJob:
             settings: as `annotate_video` takes them.
             max_minutes: a longer video is refused, and one that hides its length is read so far.
             switch: ends it early.
+            at_work: called from time to time while the video is needed.
 
         Raises:
             VideoOpenError: it is no video.
@@ -119,6 +121,7 @@ class VideoJob:
         self._recognizer, self._source, self._settings = recognizer, source, settings
         self._paths = OutputPaths(folder, source.stem, wanted)
         self._switch, self._most_s = switch, 60 * max_minutes
+        self._at_work = at_work
         self._first_s: float | None = None
         self._last_s = 0.0
         self._thread = threading.Thread(target=self._run, name="video")
@@ -128,6 +131,7 @@ class VideoJob:
         self._thread.start()
         try:
             while self._thread.is_alive():
+                self._at_work()
                 yield self.progress
                 self._thread.join(_TOLD_S)
         finally:
@@ -158,16 +162,20 @@ class VideoJob:
         except FerError as error:
             self.error = named(error, self._source)
             return
+        except Exception as error:  # the thread's traceback goes to the terminal, a sentence to the page
+            self.error = f"{self._source.name}: failed, {type(error).__name__}: {error}"
+            raise
         there = [path for path in self._paths.finished if path.is_file()]
         self.result = Annotated(summary, there, timeline.result((self._first_s or 0.0) + summary["seconds"]))
 
 
-def show_video(path: str | None, make_job: Callable[[], VideoJob]) -> Iterator[str]:
+def show_video(path: str | None, make_job: Callable[[], VideoJob], model: str = "") -> Iterator[str]:
     """Annotate a video, and show how far it is and then what it gave.
 
     Args:
         path: of the video; None when none was chosen.
         make_job: makes the job; what is wrong with the video becomes a sentence.
+        model: what its classifier is called, which is told.
     """
     try:
         job = make_job()
@@ -179,4 +187,4 @@ def show_video(path: str | None, make_job: Callable[[], VideoJob]) -> Iterator[s
     if job.error:
         yield problem(job.error)
     elif job.result is not None:
-        yield show_result(job.result)
+        yield show_result(job.result, model)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 
 from fer_app.errors import InputError
+from fer_app.source_files import VIDEO_SUFFIXES
 from fer_app.ui.html_block import html_block
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.settings import UiSettings
@@ -18,7 +20,8 @@ from fer_app.video_faces import Settings, Wanted
 
 _NOTHING = '<p class="fer-hint">The annotated video will be shown here.</p>'
 _SEARCHES = [("five times a second", 0), ("in every frame", 1), ("in every 3rd frame", 3), ("in every 10th frame", 10)]
-VIDEOS = ["video", ".mkv", ".ts", ".flv"]
+# By their endings too: what a machine takes for a video depends on its table of types.
+VIDEOS = ["video", *sorted(VIDEO_SUFFIXES)]
 
 
 class Switches:
@@ -58,14 +61,16 @@ def make_job(
     model: str,
     *,
     blur: bool = False,
-    every: float = 1,
+    every: float | None = 1,
     detect_every: float = 0,
     smooth_s: float = 0.3,
     min_face_px: float = 40,
-    max_faces: float = 0,
+    max_faces: float | None = 0,
     files: list[str] | None = None,
 ) -> VideoJob:
     """Make a job of what somebody asked for; 0 is the default of `detect_every`, and for all faces of `max_faces`.
+
+    An emptied field, None, is its default.
 
     Raises:
         FerError: as `VideoJob` and `ModelShelf.recognizer`.
@@ -76,6 +81,7 @@ def make_job(
     known = {"jsonl", "parquet", "timeline", "storyboard"}
     if not set(files or ()) <= known:
         raise InputError(f"files are some of {', '.join(sorted(known))}")
+    every, max_faces = 1 if every is None else every, max_faces or 0
     if every < 1 or detect_every < 0 or max_faces < 0 or not 0 <= smooth_s < float("inf"):
         raise InputError("every is at least 1; detect_every, max_faces and smooth_s are at least 0")
     largest = int(max_faces) or None
@@ -96,6 +102,7 @@ def make_job(
         ),
         max_minutes=settings.max_video_minutes,
         switch=switch,
+        at_work=partial(uploads.keep, path),
     )
 
 
@@ -137,11 +144,11 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
         path: str | None,
         name: str,
         blur: bool,
-        every: float,
+        every: float | None,
         detect_every: float,
         smooth_s: float,
         min_face_px: float,
-        max_faces: float,
+        max_faces: float | None,
         files: list[str],
         request: gr.Request,
     ) -> Iterator[str]:
@@ -164,7 +171,7 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
                 files=files,
             )
 
-        yield from show_video(path, job)
+        yield from show_video(path, job, shelf.title(name))
 
     begin.click(
         run,

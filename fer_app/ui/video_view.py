@@ -50,8 +50,13 @@ def show_progress(progress: Progress) -> str:
     )
 
 
-def show_result(result: Annotated) -> str:
-    """Show what a video gave."""
+def show_result(result: Annotated, model: str = "") -> str:
+    """Show what a video gave.
+
+    Args:
+        result: it.
+        model: what the classifier is called, which is told.
+    """
     summary = result.summary
     told = problem(f"Not complete: {summary['problem']}") if summary["problem"] else ""
     video = next((path for path in result.paths if path.suffix == ".mp4"), None)
@@ -63,8 +68,9 @@ def show_result(result: Annotated) -> str:
             f'aria-label="The annotated video"></video>'
         )
     links = "".join(download(path, _KINDS.get(path.suffix, path.suffix)) for path in result.paths)
+    by = f'<p class="fer-hint">Read by {escaped(model)}.</p>' if model else ""
     return (
-        f'<div class="fer-video">{told}{player}{_timeline(result.timeline)}{_table(summary)}'
+        f'<div class="fer-video">{told}{player}{_timeline(result.timeline)}{_table(summary)}{by}'
         f'<p class="fer-downloads">{links}</p></div>'
     )
 

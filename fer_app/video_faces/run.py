@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fer_app.errors import FerError, VideoDecodeError
+from fer_app.errors import FerError, InputError, VideoDecodeError
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoInfo, VideoWriter
@@ -112,7 +112,10 @@ def annotate_video(
     """
     with _opened(source, settings, name) as video:
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
-        paths.summary.unlink(missing_ok=True)
+        try:
+            paths.summary.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{paths.summary}: cannot be replaced: {error.strerror}") from error
         finder = finder or choose_finder(recognizer, settings.search_every)
         contract = recognizer.contract
         pictures = SummaryPictures(

@@ -86,6 +86,7 @@ class FileSource:
         self.title = Path(self.name).name
         self.sound: str | None = path
         self._reader = VideoReader(path, every=every, fps=fps)
+        self._bytes = Path(path).stat().st_size  # now: it may be moved away before it was read to its end
         self.info = self._reader.info
         self.whole = True
         self._duration_s, self._cut_s = duration_s, float("inf")
@@ -130,4 +131,4 @@ class FileSource:
 
     def record(self) -> dict[str, Any]:
         """See `Source`."""
-        return {"source": self.name, "source_bytes": Path(self._path).stat().st_size}
+        return {"source": self.name, "source_bytes": self._bytes}

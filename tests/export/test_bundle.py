@@ -64,7 +64,8 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     onnx_file = tree / "fer_app/weights/mine.onnx"
     weights = tree / "training/weights/mine.safetensors"
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
-    entry = next(model for model in manifest["model"] if model["name"] == "mine")
+    entry, other = manifest["model"]  # the default one first
+    assert (entry["name"], other["name"]) == ("mine", "other")
     served = open_classifier(onnx_file)
     report = evaluate(served, load_ferplus(mini_ferplus, "valid"))
 
@@ -106,7 +107,9 @@ def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkp
     weights, info = load_checkpoint(checkpoint)
     recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"split": "train"}}
     save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
-    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=False, role="accurate", also=(), bench_s=0)
+    manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
+    assert [(model["name"], model["role"]) for model in manifest["model"]] == [("other", "fast"), ("mine", "accurate")]
     contract = open_classifier(tree / "fer_app/weights/mine.onnx").contract
     assert contract.uncertain_below == 0.0
     assert "ferplus_valid_asserted_share" not in contract.metrics

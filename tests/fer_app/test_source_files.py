@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,22 @@ def test_what_is_not_there_is_an_error(folder: Path) -> None:
         find_images([folder / "gone.jpg"])
     with pytest.raises(InputError, match="matches no picture"):
         find_images([f"{folder}/*.bmp"])
+
+
+def test_what_may_not_be_looked_at_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"x: cannot be looked at: File name too long"):
+        find_images(["x" * 300])
+    really = os.scandir
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("sub"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sorted(names(find_images([folder]), folder)) == sorted(TOP)
+    with pytest.raises(InputError, match=r"sub: cannot be looked into: Permission denied"):
+        find_images([folder], recursive=True)
 
 
 def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

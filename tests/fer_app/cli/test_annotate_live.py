@@ -154,6 +154,15 @@ def test_what_makes_no_sense_is_refused(arguments, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_whose_name_is_a_number_is_no_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for year in ("2023", "2024"):
+        (tmp_path / year).mkdir()
+    result = RUNNER.invoke(app, ["annotate", "2023", "2024", "--jobs", "2", "-o", "out"])
+    assert result.exit_code == 1
+    assert "2023: holds no video (--recursive looks into subfolders)" in result.stderr
+
+
 def test_a_camera_that_speaks_rtsp_and_wants_a_login(annotate, face, tmp_path):
     with RtspServer([face] * 20, 25, "user:secret") as server:
         refused = annotate(f"rtsp://user:geheim@127.0.0.1:{server.port}/x", status=1).stderr

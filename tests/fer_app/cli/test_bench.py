@@ -201,6 +201,12 @@ def test_what_cannot_be_measured_is_one_line(tiny_model, tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["empty.png"]
 
 
+def test_a_full_disk_does_not_take_the_table_with_it(tiny_model):
+    result = bench(tiny_model, "--seconds", 0, "--json", "/dev/full", status=1)
+    assert "classify" in result.stdout
+    assert result.stderr.splitlines()[-1] == "fer: error: /dev/full: cannot write: No space left on device"
+
+
 def test_auto_says_why_it_took_the_cpu(tiny_model, astronaut_path, monkeypatch):
     monkeypatch.setattr(session, "nvidia_device_visible", lambda: True)
     monkeypatch.setattr(session, "_PROVIDERS", {**session._PROVIDERS, "cuda": ("NoSuchProvider",)})

@@ -325,6 +325,7 @@ def test_doctor(bundle):
     for expected in ("onnxruntime", "opencv", "cpu", "cuda", "tensorrt", "tiny", "mtcnn-pnet", "as in the manifest"):
         assert expected in shown
     assert "ms (first run" in shown
+    assert "for one face, tiny, on cpu" in shown
     assert shown.splitlines()[-1] == "all is well"
 
 

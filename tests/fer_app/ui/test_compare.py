@@ -70,4 +70,10 @@ def test_a_folder_in_a_browser(open_page, astronaut_path, tmp_path) -> None:
         chooser.value.set_files(tmp_path / "folder")
         page.get_by_text("of 2 faces").wait_for()
         assert page.locator("#fer-compare-result tbody tr").count() == 2
+        drawn = page.locator("#fer-compare-result img").first.get_attribute("src")
+        page.get_by_role("button", name="Compare", exact=True).click()  # the folder once more
+        page.wait_for_function(
+            "old => document.querySelector('#fer-compare-result img')?.getAttribute('src') != old", arg=drawn
+        )
+        assert page.locator("#fer-compare-result tbody tr").count() == 2
         assert page.get_by_role("alert").inner_text().startswith("Notes.txt: not a picture")

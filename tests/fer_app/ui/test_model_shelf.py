@@ -21,6 +21,22 @@ def test_names_are_those_of_bundled_models_and_of_files(tiny_model) -> None:
     assert shelf(tiny_model).names == ("tiny",)
 
 
+def test_a_bundled_model_is_known_by_all_its_names(tiny_model) -> None:
+    default = next(entry for entry in bundled_models() if entry.default)
+    offered = shelf("default", default.role, default.name, tiny_model)  # one model, named three times
+    assert offered.names.count(default.name) == 1
+    assert offered.title(default.name) == default.title
+    for name in filter(None, (default.name, default.role, "default", default.title)):
+        assert offered.named(name) == default.name
+        assert offered.recognizer(name) is offered.recognizer(default.name)
+        assert offered.sha256(name) == offered.sha256(default.name)
+    assert (offered.named("tiny"), offered.title("tiny")) == ("tiny", "tiny")
+    with pytest.raises(
+        InputError, match=rf"no model 'other' here; there are: {default.name} \({default.role}, default\)"
+    ):
+        offered.named("other")
+
+
 def test_a_recognizer_is_made_once_for_its_settings(tiny_model, astronaut) -> None:
     offered = shelf(tiny_model)
     first = offered.recognizer("tiny")

@@ -33,6 +33,10 @@ def test_every_face_has_a_box_and_a_panel(recognizer, several, tmp_path) -> None
     assert html.count('class="fer-box"') == html.count('class="fer-face"') == 2
     assert re.findall(r'data-fer-face="([\w-]+)"', html) == re.findall(r'<article class="fer-face" id="([\w-]+)"', html)
     assert "two.png: 2 faces" in html
+    assert "Read by" not in html
+    assert "Read by a &lt;model&gt; (fast)." in show_photos(
+        recognizer, [str(several)], tmp_path, model="a <model> (fast)"
+    )
     assert "data:image/png;base64," in html
     assert "\n" not in html
     assert (tmp_path / "two_faces.jpg").is_file()

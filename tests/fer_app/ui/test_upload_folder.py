@@ -58,6 +58,21 @@ def test_what_is_old_is_swept() -> None:
         assert uploads.root.is_dir()
 
 
+def test_what_is_kept_stays_for_as_long_again(tmp_path) -> None:
+    foreign = tmp_path / "foreign.jpg"
+    foreign.write_bytes(b"x")
+    os.utime(foreign, (0, 0))
+    with UploadFolder(kept_s=60) as uploads:
+        mine = uploads.root / "mine.jpg"
+        mine.write_bytes(b"x")
+        os.utime(mine, (0, 0))
+        for path in (mine, foreign, uploads.root / "none.jpg"):
+            uploads.keep(path)
+        uploads.sweep()
+        assert mine.exists()
+    assert foreign.stat().st_mtime == 0
+
+
 def test_a_link_is_swept_and_not_what_it_leads_to(tmp_path) -> None:
     outside = tmp_path / "kept.txt"
     outside.write_text("kept")

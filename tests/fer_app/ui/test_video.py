@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import time
 
@@ -143,6 +144,48 @@ def test_progress_says_how_fast_and_how_long(clip) -> None:
     assert re.search(r"20 of 60 frames, (10\.0|9\.9) a second, 0:04 left, 7 faces", html)
 
 
+def test_a_video_that_is_deleted_meanwhile_ends_with_a_sentence(job, clip, tmp_path) -> None:
+    source = tmp_path / "gone.mp4"
+    source.write_bytes(clip.read_bytes())
+
+    def begun() -> VideoJob:
+        made = job(source)
+        source.unlink()
+        return made
+
+    assert "Gone.mp4: no such file" in list(show_video(str(source), begun))[-1]
+    source.write_bytes(clip.read_bytes())
+    made = job(source)
+    for progress in made.updates():
+        if progress.frames:
+            source.unlink(missing_ok=True)
+    assert made.error or made.result.summary["source_bytes"] == clip.stat().st_size
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whatever_fails_is_a_sentence(job, clip, monkeypatch) -> None:
+    def broken(*_, **__):
+        raise RuntimeError("of the driver")
+
+    monkeypatch.setattr("fer_app.ui.video.annotate_video", broken)
+    assert "A talk.mp4: failed, RuntimeError: of the driver" in list(show_video(str(clip), job))[-1]
+
+
+def test_an_upload_is_kept_while_it_is_worked_on(tiny_model, clip) -> None:
+    shelf = ModelShelf([str(tiny_model)], device="cpu", max_pixels=1_000_000)
+    with UploadFolder(kept_s=60) as uploads:
+        sent = uploads.root / "sent.mp4"
+        sent.write_bytes(clip.read_bytes())
+        os.utime(sent, (0, 0))
+        made = make_job(shelf, UiSettings(), uploads, StopSwitch(), str(sent), "tiny")
+        updates = made.updates()
+        next(updates)
+        uploads.sweep()
+        assert sent.exists()
+        list(updates)
+        assert made.result is not None
+
+
 def test_settings_of_the_page(tiny_model, clip) -> None:
     shelf = ModelShelf([str(tiny_model)], device="cpu", max_pixels=1_000_000)
     with UploadFolder() as uploads:
@@ -162,6 +205,7 @@ def test_settings_of_the_page(tiny_model, clip) -> None:
         )
         assert [path.suffix for path in made._paths.rows] == [".csv", ".jsonl"]
         assert make()._settings.detect_every is None
+        assert make(every=None, max_faces=None)._settings == make()._settings  # emptied fields
         for wrong in ({"every": 0}, {"max_faces": -1}, {"smooth_s": float("nan")}, {"files": ["../x"]}):
             with pytest.raises(InputError):
                 make(**wrong)
