@@ -108,8 +108,8 @@ def bundle(
         bench_s: seconds for measuring how fast the files are.
 
     Raises:
-        ExportError: an ONNX file scores worse than the checkpoint, a file is too large, there is no such role, or the
-            card has no marks.
+        ExportError: an ONNX file scores worse than the checkpoint, a file is too large, there is no such role, the
+            card has no marks, or the checkpoint is an ensemble of what it would replace.
         FerError: as reading, scoring and exporting raise.
     """
     if role not in ("", *ROLES) or name in ROLES:
@@ -119,6 +119,8 @@ def bundle(
     marked(card)
     faces = _faces(data, calibrate="int8" in also)
     weights, info = load_checkpoint(checkpoint)
+    if f"bundled:{name}" in info.recipe.get("members", ()):
+        raise ExportError(f"{checkpoint} has the bundled {name} as a member, which it would replace: name it otherwise")
     runs = lineage(checkpoint, info)
     info = _portable(info)
     kept = root / "training" / "weights"
@@ -223,7 +225,10 @@ def _write_manifest(made: Bundle) -> None:
     """Replace the model's entry in the manifest, or add it; default and role are taken from whoever had them."""
     path = made.root / "fer_app" / "weights" / "manifest.toml"
     head, *blocks = re.split(r"(?m)^(?=\[\[(?:model|detector)\]\])", path.read_text(encoding="utf-8"))
-    blocks = [block for block in blocks if f'\nname = "{made.name}"\n' not in block]
+    blocks = [block.rstrip("\n") + "\n\n" for block in blocks]
+    former = next((place for place, block in enumerate(blocks) if f'\nname = "{made.name}"\n' in block), None)
+    if former is not None:
+        del blocks[former]
     if made.default:
         blocks = [re.sub(r"(?m)^default = true\n", "", block) for block in blocks]
     if made.role:
@@ -258,9 +263,9 @@ def _write_manifest(made: Bundle) -> None:
         ]
     # The default model is told first, the others in the order in which they came.
     models = [place for place, block in enumerate(blocks) if block.startswith("[[model]]")]
-    place = 0 if made.default or not models else models[-1] + 1
-    blocks.insert(place, "\n".join(lines) + "\n\n")
-    path.write_text(head + "".join(blocks), encoding="utf-8")
+    last = models[-1] + 1 if models else 0
+    blocks.insert(0 if made.default else last if former is None else former, "\n".join(lines) + "\n\n")
+    path.write_text(head + "".join(blocks).rstrip("\n") + "\n", encoding="utf-8")
 
 
 def main(

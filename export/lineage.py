@@ -22,7 +22,8 @@ from training.ensemble import ENSEMBLE
 from training.json_file import read_json
 from training.recipe_files import bundled_recipes, load_recipe
 
-_NOT_FILES = ("scratch", "bundled", "timm:", "recipe:")
+_WORDS = ("scratch", "bundled")
+_PREFIXES = ("bundled:", "timm:", "recipe:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +213,7 @@ def _is_ensemble(name: str) -> bool:
 
 
 def _is_file(init: str) -> bool:
-    if init.startswith(_NOT_FILES):
+    if init in _WORDS or init.startswith(_PREFIXES):
         return False
     if not is_checkpoint(Path(init)):
         raise ExportError(

@@ -95,6 +95,8 @@ def _find(sources: Iterable[str | Path], recursive: bool, suffixes: frozenset[st
 
 def _in_folder(folder: Path, recursive: bool, suffixes: frozenset[str]) -> list[Path]:
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # deleted meanwhile
+            return
         raise InputError(f"{error.filename}: cannot be looked into: {error.strerror}") from error
 
     found: list[Path] = []
@@ -110,9 +112,9 @@ def _matching(pattern: str, recursive: bool, suffixes: frozenset[str], what: str
     for match in sorted(glob.glob(pattern, recursive=True), key=_natural):  # noqa: PTH207 - Path.glob takes no absolute pattern
         path = Path(match)
         # `**` lists every folder and every file by itself: only other patterns mean what is inside a folder.
-        if path.is_dir() and "**" not in pattern:
+        if (folder := is_folder(path)) and "**" not in pattern:
             found += _in_folder(path, recursive, suffixes)
-        elif path.is_file() and _is_named_so(path.name, suffixes):
+        elif not folder and path.is_file() and _is_named_so(path.name, suffixes):
             found.append(path)
     if not found:
         raise InputError(f"{pattern}: matches no {what}")

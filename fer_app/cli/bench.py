@@ -67,15 +67,19 @@ def bench(
         min_face_px=min_face,
         gpu=GpuOptions(gpu_memory, cuda_graphs),
     )
-    with contextlib.nullcontext() if json_file is None else replacing(json_file) as file:
-        with _progress(seconds) as on_turn:
-            report = measure(settings, on_turn)
-        typer.echo(as_text(report), nl=False)
-        if file is not None:
-            try:
-                file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise InputError(f"{json_file}: cannot write: {error.strerror}") from error
+    report = None
+    try:
+        with contextlib.nullcontext() if json_file is None else replacing(json_file) as file:
+            with _progress(seconds) as on_turn:
+                report = measure(settings, on_turn)
+            if file is not None:
+                try:
+                    file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                except OSError as error:
+                    raise InputError(f"{json_file}: cannot write: {error.strerror}") from error
+    finally:
+        if report is not None:  # whatever became of the file
+            typer.echo(as_text(report), nl=False)
 
 
 def _batches(text: str) -> tuple[int, ...]:

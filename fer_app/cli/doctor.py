@@ -133,17 +133,24 @@ def _self_test(device: str) -> list[str]:
         size = f"{picture.shape[1]} x {picture.shape[0]} px"
         _row("detector", f"{_timed(lambda: detector.detect([picture]))} for {size}, on {detector.device}")
         # Where none is bundled, asking for the default one says so.
-        for name in [entry.name for entry in bundled_models()] or [DEFAULT]:
-            classifier = OnnxClassifier(choose_model(name, device=device), device=device)
-            side = classifier.contract.img_size
-            took = _timed(partial(classifier.probs, picture[None, :side, :side]))
-            _row("classifier", f"{took} for one face, {name}, on {classifier.device}")
-            if classifier.note:
-                _row("why not faster", classifier.note)
+        names = [entry.name for entry in bundled_models()] or [DEFAULT]
     except FerError as error:
         _row("failed", str(error))
         return [str(error)]
-    return []
+    problems = []
+    for name in names:
+        try:
+            classifier = OnnxClassifier(choose_model(name, device=device), device=device)
+            side = classifier.contract.img_size
+            took = _timed(partial(classifier.probs, picture[None, :side, :side]))
+        except FerError as error:
+            _row("failed", str(error))
+            problems.append(str(error))
+            continue
+        _row("classifier", f"{took} for one face, {name}, on {classifier.device}")
+        if classifier.note:
+            _row("why not faster", classifier.note)
+    return problems
 
 
 def _timed(run: Callable[[], object]) -> str:

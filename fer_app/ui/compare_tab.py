@@ -50,6 +50,10 @@ def compare_tab(shelf: ModelShelf, uploads: UploadFolder) -> None:
         example = gr.Button("Compare on the example", min_width=120)
     shown = html_block(NOTHING, elem_id="fer-compare-result")
     last: gr.State = gr.State([])
+    # A picture that is taken out of the list is not compared again.
+    files.change(
+        lambda paths: paths or [], files, last, api_visibility="private", show_progress="hidden", concurrency_limit=None
+    )
     for event, source in ((files.upload, files), (folder.upload, folder), (again.click, last)):
         event(compare, [source, first, second], [shown, last], api_visibility="private", concurrency_id="photo")
     example.click(

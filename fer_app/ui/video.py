@@ -163,7 +163,7 @@ class VideoJob:
             self.error = named(error, self._source)
             return
         except Exception as error:  # the thread's traceback goes to the terminal, a sentence to the page
-            self.error = f"{self._source.name}: failed, {type(error).__name__}: {error}"
+            self.error = named(f"{self._source.name}: failed, {type(error).__name__}: {error}", self._source)
             raise
         there = [path for path in self._paths.finished if path.is_file()]
         self.result = Annotated(summary, there, timeline.result((self._first_s or 0.0) + summary["seconds"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fer_app.errors import VideoDecodeError
+from fer_app.errors import VideoDecodeError, VideoOpenError
 from fer_app.video import VideoFrame, VideoInfo, VideoReader
 
 
@@ -86,7 +86,11 @@ class FileSource:
         self.title = Path(self.name).name
         self.sound: str | None = path
         self._reader = VideoReader(path, every=every, fps=fps)
-        self._bytes = Path(path).stat().st_size  # now: it may be moved away before it was read to its end
+        try:  # now: it may be moved away before it is read to its end
+            self._bytes = Path(path).stat().st_size
+        except OSError as error:
+            self._reader.close()
+            raise VideoOpenError(f"{path}: {error.strerror}") from error
         self.info = self._reader.info
         self.whole = True
         self._duration_s, self._cut_s = duration_s, float("inf")

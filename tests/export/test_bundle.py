@@ -103,13 +103,19 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert onnx_file.stat().st_size < 0.75 * checkpoint.stat().st_size
 
 
-def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+def test_no_threshold_is_chosen_on_faces_that_were_trained_on(
+    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
+) -> None:
     weights, info = load_checkpoint(checkpoint)
     recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"split": "train"}}
     save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
     bundle(checkpoint, "mine", mini_ferplus, tree, default=False, role="accurate", also=(), bench_s=0)
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
     assert [(model["name"], model["role"]) for model in manifest["model"]] == [("other", "fast"), ("mine", "accurate")]
+    recipe = {"name": "ensemble", "members": ["bundled:mine", "recipe:debug"]}
+    save_checkpoint(tmp_path / "both.safetensors", weights, dataclasses.replace(info, recipe=recipe))
+    with pytest.raises(ExportError, match="has the bundled mine as a member"):
+        bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=False, also=(), bench_s=0)
     contract = open_classifier(tree / "fer_app/weights/mine.onnx").contract
     assert contract.uncertain_below == 0.0
     assert "ferplus_valid_asserted_share" not in contract.metrics

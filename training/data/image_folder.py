@@ -106,6 +106,7 @@ def labelled_files(base: Path, part: Part | None) -> Iterator[tuple[str, str, Pa
 
     Raises:
         DatasetError: the part has no folder, or a class folder has no picture.
+        InputError: a folder may not be looked into.
     """
     folder = base if part is None else part_folders(base).get(part)
     if folder is None:

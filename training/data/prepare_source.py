@@ -64,6 +64,7 @@ def list_pictures(source: Path, *, splits: Sequence[str] = (), all_faces: bool =
 
     Raises:
         DatasetError: no known set, no pictures, a part that is not there, or faults in the set's files.
+        InputError: a folder may not be looked into.
     """
     if not source.exists():
         raise DatasetError(f"{source} does not exist")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -349,6 +350,21 @@ def test_doctor_looks_at_every_arithmetic_of_a_model(bundle):
     shown = fer("doctor", "--device", "cpu", status=1).stdout
     assert "tiny int8" in shown
     assert "tiny.int8.onnx is damaged" in shown
+
+
+def test_doctor_runs_every_model(bundle):
+    """Also those after one that cannot be run."""
+    manifest = (bundle / "manifest.toml").read_text()
+    (bundle / "first.onnx").write_bytes(b"no network")
+    sha256 = hashlib.sha256(b"no network").hexdigest()
+    first = f'[[model]]\nname = "first"\nfile = "first.onnx"\nsha256 = "{sha256}"\n'
+    first += 'contract_sha256 = "0"\nlicense = "none"\n\n'
+    model_store.WEIGHTS = bundle.rename(bundle.with_name("two"))
+    (model_store.WEIGHTS / "manifest.toml").write_text(manifest.replace("[[model]]", first + "[[model]]", 1))
+    shown = fer("doctor", "--device", "cpu", status=1).stdout
+    assert "first.onnx" in shown
+    assert "for one face, tiny, on cpu" in shown
+    assert "all is well" not in shown
 
 
 def test_doctor_names_the_gpus(bundle, monkeypatch):

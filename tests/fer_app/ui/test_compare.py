@@ -77,3 +77,15 @@ def test_a_folder_in_a_browser(open_page, astronaut_path, tmp_path) -> None:
         )
         assert page.locator("#fer-compare-result tbody tr").count() == 2
         assert page.get_by_role("alert").inner_text().startswith("Notes.txt: not a picture")
+
+
+def test_a_picture_that_was_taken_out_is_not_compared_again(open_page, astronaut_path) -> None:
+    with open_page() as page:
+        page.get_by_role("tab", name="Compare").click()
+        page.locator("#fer-compare-files input[type=file]").set_input_files(str(astronaut_path))
+        page.get_by_text("of 1 faces").wait_for()
+        page.locator("#fer-compare-files").get_by_label("Clear").click()
+        page.locator("#fer-compare-files input[type=file]").wait_for(state="attached")
+        page.wait_for_timeout(500)
+        page.get_by_role("button", name="Compare", exact=True).click()
+        page.get_by_text("Both results will be shown here").wait_for()

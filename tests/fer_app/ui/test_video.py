@@ -22,6 +22,7 @@ from fer_app.ui.video_tab import make_job, more_files
 from fer_app.ui.video_view import show_progress
 from fer_app.video import VideoReader
 from fer_app.video_faces import Settings, Wanted
+from fer_app.video_faces.sources import FileSource
 
 
 @pytest.fixture(scope="module")
@@ -154,21 +155,25 @@ def test_a_video_that_is_deleted_meanwhile_ends_with_a_sentence(job, clip, tmp_p
         return made
 
     assert "Gone.mp4: no such file" in list(show_video(str(source), begun))[-1]
-    source.write_bytes(clip.read_bytes())
-    made = job(source)
-    for progress in made.updates():
-        if progress.frames:
-            source.unlink(missing_ok=True)
-    assert made.error or made.result.summary["source_bytes"] == clip.stat().st_size
+
+
+def test_the_size_of_a_video_is_known_after_it_is_gone(clip, tmp_path) -> None:
+    path = tmp_path / "gone.mp4"
+    path.write_bytes(clip.read_bytes())
+    with FileSource(str(path), every=1, fps=None, duration_s=None) as source:
+        path.unlink()
+        assert source.record() == {"source": str(path), "source_bytes": clip.stat().st_size}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_whatever_fails_is_a_sentence(job, clip, monkeypatch) -> None:
     def broken(*_, **__):
-        raise RuntimeError("of the driver")
+        raise OSError(5, "Input/output error", str(clip))
 
     monkeypatch.setattr("fer_app.ui.video.annotate_video", broken)
-    assert "A talk.mp4: failed, RuntimeError: of the driver" in list(show_video(str(clip), job))[-1]
+    shown = list(show_video(str(clip), job))[-1]
+    assert "A talk.mp4: failed, OSError: [Errno 5] Input/output error: " in shown
+    assert str(clip.parent) not in shown
 
 
 def test_an_upload_is_kept_while_it_is_worked_on(tiny_model, clip) -> None:
