@@ -22,6 +22,7 @@ from training.ensemble import ENSEMBLE
 from training.json_file import read_json
 from training.recipe_files import bundled_recipes, load_recipe
 
+# What is said in the place of a file: these words, and what begins so.
 _WORDS = ("scratch", "bundled")
 _PREFIXES = ("bundled:", "timm:", "recipe:")
 
