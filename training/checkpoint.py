@@ -118,7 +118,7 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
     entry = find_bundled(name)
     if entry is None:
         raise CheckpointError(f"no model {name!r} is bundled with this version; there are: {bundled_titles()}")
-    path = Path(str(resources.files("training") / "weights" / f"{entry.name}.safetensors"))
+    path = _bundled_folder() / f"{entry.name}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"this installation carries no weights of {entry.name} to start from")
     return path
@@ -126,8 +126,11 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
 
 def recipe_word(path: Path) -> str:
     """Return what a recipe calls a checkpoint: `bundled:NAME` where it came with the program, else its path."""
-    kept = Path(str(resources.files("training") / "weights"))
-    return f"bundled:{path.stem}" if path.resolve().parent == kept.resolve() else str(path)
+    return f"bundled:{path.stem}" if path.resolve().parent == _bundled_folder().resolve() else str(path)
+
+
+def _bundled_folder() -> Path:
+    return Path(str(resources.files("training") / "weights"))
 
 
 def init_path(init: str) -> Path:

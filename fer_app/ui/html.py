@@ -59,6 +59,15 @@ def said_of(faces: Faces, index: int) -> str:
     return f"uncertain, {first} or {second}" if faces.uncertain[index] else first
 
 
+def read_by(model: str) -> str:
+    """Say which model read a result.
+
+    Args:
+        model: what it is called; nothing is said of an empty name.
+    """
+    return f'<p class="fer-hint">Read by {escaped(model)}.</p>' if model else ""
+
+
 def bars(probs: Mapping[str, float], caption: str) -> str:
     """Draw probabilities as a table of bars, in the order of the model's labels.
 

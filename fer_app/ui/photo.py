@@ -24,7 +24,7 @@ from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink
 from fer_app.ui.heat import heat_picture, speaking_for
-from fer_app.ui.html import bars, download, escaped, file_url, named, problem, said_of
+from fer_app.ui.html import bars, download, escaped, file_url, named, problem, read_by, said_of
 
 MOST_PICTURES = 32
 """So many pictures are read at once."""
@@ -162,8 +162,8 @@ def _tables(read: Sequence[Faces], folder: Path, model: str) -> str:
     with CsvSink(as_csv) as sink:
         for faces in read:
             sink.write(faces)
-    by = f'<p class="fer-hint">Read by {escaped(model)}.</p>' if model else ""
-    return f'{by}<p class="fer-downloads">All faces: {download(as_json, "JSON")} {download(as_csv, "CSV")}</p>'
+    links = f'<p class="fer-downloads">All faces: {download(as_json, "JSON")} {download(as_csv, "CSV")}</p>'
+    return read_by(model) + links
 
 
 def _evidence(prediction: Prediction, recognizer: Recognizer) -> list[str]:

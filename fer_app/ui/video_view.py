@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fer_app.ui.html import css_colour, download, escaped, file_url, problem
+from fer_app.ui.html import css_colour, download, escaped, file_url, problem, read_by
 from fer_app.video_faces.timeline import PersonCurve, Timeline
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def show_result(result: Annotated, model: str = "") -> str:
             f'aria-label="The annotated video"></video>'
         )
     links = "".join(download(path, _KINDS.get(path.suffix, path.suffix)) for path in result.paths)
-    by = f'<p class="fer-hint">Read by {escaped(model)}.</p>' if model else ""
     return (
-        f'<div class="fer-video">{told}{player}{_timeline(result.timeline)}{_table(summary)}{by}'
+        f'<div class="fer-video">{told}{player}{_timeline(result.timeline)}{_table(summary)}{read_by(model)}'
         f'<p class="fer-downloads">{links}</p></div>'
     )
 

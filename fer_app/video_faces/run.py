@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fer_app.errors import FerError, InputError, VideoDecodeError
+from fer_app.errors import FerError, VideoDecodeError
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoInfo, VideoWriter
 from fer_app.video.pipeline import Pipeline
 from fer_app.video_faces.finders import FaceFinder, choose_finder
 from fer_app.video_faces.live import LiveSource
-from fer_app.video_faces.outputs import OutputPaths, RowFiles
+from fer_app.video_faces.outputs import OutputPaths, RowFiles, writing_to
 from fer_app.video_faces.pictures import SummaryPictures
 from fer_app.video_faces.sources import FileSource, Source
 from fer_app.video_faces.stages import (
@@ -112,10 +112,8 @@ def annotate_video(
     """
     with _opened(source, settings, name) as video:
         # The summary of an earlier run must not speak for the rows of this one if it is killed.
-        try:
+        with writing_to(paths.summary):
             paths.summary.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"{paths.summary}: cannot be replaced: {error.strerror}") from error
         finder = finder or choose_finder(recognizer, settings.search_every)
         contract = recognizer.contract
         pictures = SummaryPictures(
