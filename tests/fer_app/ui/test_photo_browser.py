@@ -69,9 +69,11 @@ def test_another_model_gives_its_own_labels(open_page) -> None:
     with open_page() as page:
         page.get_by_role("button", name="Try the example").click()
         page.get_by_role("heading", name="Face 1: happiness").wait_for()
+        page.get_by_text("(fast, default).").wait_for()  # read by the bundled model, which is told
         page.locator("#fer-model input").click()
         page.get_by_role("option", name="tiny").click()
         page.get_by_text("Date").wait_for(state="hidden")
         page.get_by_role("button", name="Try the example").click()
         page.get_by_role("heading", name="Face 1: happiness").wait_for(state="hidden")
         page.locator(".fer-face h2").first.wait_for()
+        page.get_by_text("Read by tiny.").wait_for()

@@ -40,6 +40,7 @@ def test_from_the_upload_to_the_result_that_plays(open_page, talk) -> None:
         open_video(page, talk)
         page.get_by_role("button", name="Annotate").click()
         page.locator("#fer-result-video").wait_for(timeout=60_000)
+        page.get_by_text("(fast, default).").wait_for()  # read by the bundled model, which is told
         told = page.evaluate(PLAY)
         assert told["error"] is None
         assert told["time"] > 0.2
