@@ -102,9 +102,11 @@ def annotate(
     from fer_app.backends import ONNX, find_model
     from fer_app.cli.live_input import refuse_live_contradictions
 
-    refuse_live_contradictions(videos, duration=duration, every=every, resume=resume, jobs=jobs)
+    found = _expanded(videos, recursive, output)
+    refuse_live_contradictions(found, duration=duration, every=every, resume=resume, jobs=jobs)
     from fer_app.cli.annotate_jobs import Job, annotate_at_once
     from fer_app.cli.annotate_report import Report
+    from fer_app.output_files import make_output_folder
     from fer_app.recognizer import Recognizer
     from fer_app.session import GpuOptions
     from fer_app.stop_signals import StopSignals
@@ -127,9 +129,8 @@ def annotate(
         model_sha256=_sha256(model_file),
         backend=None if backend == ONNX else f"{backend} {precision}",
     )
-    found = _expanded(videos, recursive, output)
     named = list(zip(found, name_outputs(found, output, wanted), strict=True))
-    _make_folder(output)
+    make_output_folder(output)
     if not (resume or overwrite):
         _refuse_overwriting([paths for _, paths in named])
     gpu = GpuOptions(gpu_memory, cuda_graphs)
@@ -235,15 +236,6 @@ def _sha256(path: Path) -> str:
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError(f"{folder}: is a file; --output takes a folder") from error
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write there: {error.strerror}") from error
 
 
 def _refuse_overwriting(outputs: list[OutputPaths]) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from fer_app.cli.options import CudaGraphsOption, DeviceOption, GpuMemoryOption, refuse_unknown
-from fer_app.errors import InputError
 
 
 def bench(
@@ -54,6 +53,7 @@ def bench(
     batches = _batches(batch)
     from fer_app.atomic_file import replacing
     from fer_app.bench import Settings, as_text, measure
+    from fer_app.output_files import writing_to
     from fer_app.session import GpuOptions
 
     settings = Settings(
@@ -72,11 +72,9 @@ def bench(
         with contextlib.nullcontext() if json_file is None else replacing(json_file) as file:
             with _progress(seconds) as on_turn:
                 report = measure(settings, on_turn)
-            if file is not None:
-                try:
+            if file is not None and json_file is not None:
+                with writing_to(json_file):
                     file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-                except OSError as error:
-                    raise InputError(f"{json_file}: cannot write: {error.strerror}") from error
     finally:
         if report is not None:  # whatever became of the file
             typer.echo(as_text(report), nl=False)

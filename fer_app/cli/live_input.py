@@ -21,13 +21,20 @@ def refuse_live_contradictions(
 ) -> None:
     """Take what makes no sense for wrong usage.
 
+    Args:
+        videos: the sources, with the files of a folder in its place.
+        duration: when a recording ends, in seconds; None for when it is stopped.
+        every: which frames of a video are taken.
+        resume: whether complete videos are left out.
+        jobs: how many videos are worked on at once.
+
     Raises:
         typer.BadParameter: a duration that is none; `--every`, `--resume` or `--jobs` with a live source; a live source
             beside others without an end that lets the next one begin.
     """
     if duration is not None and not 0 < duration < float("inf"):
         raise typer.BadParameter(f"{duration} is no number of seconds", param_hint="--duration")
-    live = [shown_name(video) for video in videos if is_live(video) and not Path(video).is_dir()]
+    live = [shown_name(video) for video in videos if is_live(video)]
     if not live:
         return
     if len(videos) > 1 and duration is None:

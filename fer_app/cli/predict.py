@@ -26,6 +26,7 @@ from fer_app.cli.options import (
     refuse_unknown,
 )
 from fer_app.errors import FerError, InputError
+from fer_app.output_files import make_output_folder, short_stem, writing_to
 
 if TYPE_CHECKING:
     from fer_app.recognizer import Prediction, Recognizer
@@ -256,12 +257,7 @@ class _DrawnPictures:
         Raises:
             InputError: it cannot be made.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise InputError(f"{folder}: is a file; --output takes a folder") from error
-        except OSError as error:
-            raise InputError(f"{folder}: cannot write there: {error.strerror}") from error
+        make_output_folder(folder)
         self._folder = folder
         # Folded: some file systems take A.jpg and a.jpg for one file.
         self._taken = {_folded(picture) for picture in pictures if isinstance(picture, Path)}
@@ -271,17 +267,16 @@ class _DrawnPictures:
         from fer_app.image_io import write_image
 
         path = self._path_for(prediction.faces.source)
-        try:
+        with writing_to(path):
             write_image(path, draw_faces(prediction.image, prediction.faces))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
     def _path_for(self, source: str) -> Path:
         """Return `photo_faces.jpg` for `photo.jpg`; `photo_faces_2.jpg` where that name is taken or is a source."""
         named = Path("stdin.png" if source == "-" else source)
         suffix = named.suffix.lower() if named.suffix.lower() in _DRAWN_SUFFIXES else ".jpg"
+        stem = short_stem(named)
         for number in itertools.count(1):
-            path = self._folder / f"{named.stem}_faces{'' if number == 1 else f'_{number}'}{suffix}"
+            path = self._folder / f"{stem}_faces{'' if number == 1 else f'_{number}'}{suffix}"
             if _folded(path) not in self._taken:
                 break
         self._taken.add(_folded(path))

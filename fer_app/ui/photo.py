@@ -19,6 +19,7 @@ from fer_app.classifier import EVIDENCE, OnnxClassifier
 from fer_app.contract import Contract
 from fer_app.errors import FerError
 from fer_app.image_io import write_image
+from fer_app.output_files import short_stem
 from fer_app.preprocess import to_input
 from fer_app.recognizer import Prediction, Recognizer
 from fer_app.results import Faces
@@ -94,7 +95,7 @@ def _count(faces: Faces) -> str:
 
 
 def _drawn_path(folder: Path, source: str) -> Path:
-    stem = Path(source).stem[:80]
+    stem = short_stem(source)
     for number in itertools.count(1):
         path = folder / f"{stem}_faces{'' if number == 1 else f'_{number}'}.jpg"
         if not path.exists():

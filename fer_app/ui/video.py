@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_app.errors import FerError, InputError
+from fer_app.output_files import short_stem
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.ui.html import named, problem
@@ -119,7 +120,7 @@ class VideoJob:
         self.result: Annotated | None = None
         self.error = ""
         self._recognizer, self._source, self._settings = recognizer, source, settings
-        self._paths = OutputPaths(folder, source.stem, wanted)
+        self._paths = OutputPaths(folder, short_stem(source), wanted)
         self._switch, self._most_s = switch, 60 * max_minutes
         self._at_work = at_work
         self._first_s: float | None = None

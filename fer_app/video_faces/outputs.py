@@ -6,13 +6,14 @@ import contextlib
 import datetime
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from fer_app.errors import InputError
+from fer_app.output_files import short_stem, writing_to
 from fer_app.parquet_sink import ParquetSink, import_pyarrow
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink, JsonLinesSink
@@ -120,7 +121,7 @@ def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[O
     named = []
     now = datetime.datetime.now()
     for source in sources:
-        stem = recording_name(source, now) if is_live(source) else Path(source).stem
+        stem = recording_name(source, now) if is_live(source) else short_stem(source)
         for number in itertools.count(1):
             name = stem + ("" if number == 1 else f"_{number}")
             paths = OutputPaths(folder, name, wanted)
@@ -199,19 +200,6 @@ class RowFiles:
                     sink.__exit__(None, None, None)
                     file.close()
                     partial_rows(path).replace(path)
-
-
-@contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turn a full disk, say, into an error of ours.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _folded(path: Path) -> str:

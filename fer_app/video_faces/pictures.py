@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fer_app.video_faces.outputs import OutputPaths, writing_to
+from fer_app.output_files import writing_to
+from fer_app.video_faces.outputs import OutputPaths
 from fer_app.video_faces.stages import DrawnFaces
 from fer_app.video_faces.storyboard import Storyboard
 from fer_app.video_faces.storyboard_sheet import draw_sheet, write_sheet

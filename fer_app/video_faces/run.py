@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_app.errors import FerError, VideoDecodeError
+from fer_app.output_files import writing_to
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.video import VideoFrame, VideoInfo, VideoWriter
 from fer_app.video.pipeline import Pipeline
 from fer_app.video_faces.finders import FaceFinder, choose_finder
 from fer_app.video_faces.live import LiveSource
-from fer_app.video_faces.outputs import OutputPaths, RowFiles, writing_to
+from fer_app.video_faces.outputs import OutputPaths, RowFiles
 from fer_app.video_faces.pictures import SummaryPictures
 from fer_app.video_faces.sources import FileSource, Source
 from fer_app.video_faces.stages import (

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_app.atomic_file import replacing
+from fer_app.output_files import writing_to
 from fer_app.results import Faces
 from fer_app.video import VideoInfo
-from fer_app.video_faces.outputs import writing_to
 
 SUMMARY_VERSION = 1
 _DIGITS = 6

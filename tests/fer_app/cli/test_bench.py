@@ -204,7 +204,7 @@ def test_what_cannot_be_measured_is_one_line(tiny_model, tmp_path, monkeypatch, 
 def test_a_full_disk_does_not_take_the_table_with_it(tiny_model):
     result = bench(tiny_model, "--seconds", 0, "--json", "/dev/full", status=1)
     assert "classify" in result.stdout
-    assert result.stderr.splitlines()[-1] == "fer: error: /dev/full: cannot write: No space left on device"
+    assert result.stderr.splitlines()[-1] == "fer: error: /dev/full: cannot be written: No space left on device"
 
 
 def test_auto_says_why_it_took_the_cpu(tiny_model, astronaut_path, monkeypatch):

@@ -202,6 +202,16 @@ def test_drawn_pictures_have_names_of_their_own(predict, tmp_path, astronaut_pat
     assert np.abs(drawn.astype(int) - cv2.imread(str(astronaut_path))).max() > 100
 
 
+def test_a_picture_whose_name_is_as_long_as_names_may_be_is_drawn(predict, tmp_path, astronaut_path):
+    longest = tmp_path / f"{'x' * 251}.jpg"
+    shutil.copy(astronaut_path, longest)
+    predict(longest, astronaut_path, "--output", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "astronaut_faces.jpg",
+        f"{'x' * 200}_faces.jpg",
+    ]
+
+
 def test_what_was_drawn_is_not_drawn_again(predict, folder):
     for _ in range(2):
         result = predict(folder, "-r", "-o", folder / "sub" / "drawn", "-f", "jsonl", status=1)

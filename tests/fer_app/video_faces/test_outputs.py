@@ -158,3 +158,15 @@ def test_names(tmp_path: Path) -> None:
     for wanted in (EVERYTHING, Wanted(video=False)):
         (paths,) = name_outputs([str(tmp_path / "talk.mp4")], tmp_path, wanted)
         assert paths.summary.name == "talk_2.json"
+
+
+def test_names_are_cut_to_what_file_systems_take(tmp_path: Path) -> None:
+    sources = [
+        str(tmp_path / f"{letter * count}{end}.mp4") for letter, count in (("a", 250), ("ü", 125)) for end in "xy"
+    ]
+    named = name_outputs(sources, tmp_path, EVERYTHING)
+    for paths in named:
+        for path in [*paths.finished, *paths.unfinished]:
+            path.touch()
+    stems = [paths.summary.stem for paths in named]
+    assert stems == ["a" * 200, "a" * 200 + "_2", "ü" * 100, "ü" * 100 + "_2"]

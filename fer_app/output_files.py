@@ -1,0 +1,48 @@
+"""What everything that writes files for a user has in common: folders, names, and what is said when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from fer_app.errors import InputError
+
+LONGEST_STEM: Final = 200
+"""Bytes: file systems take 255 for a name, and `_faces_2.jpg` or `.timeline.png` has to fit behind it."""
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make the folder of `--output`, and those above it, unless it is there.
+
+    Raises:
+        InputError: it is a file, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"{folder}: is a file; --output takes a folder") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there: {error.strerror}") from error
+
+
+def short_stem(source: str | Path) -> str:
+    """Return a file's name without its suffix, cut where what is made of it would have too long a name."""
+    stem = Path(source).stem
+    whole = os.fsencode(stem)
+    return stem if len(whole) <= LONGEST_STEM else whole[:LONGEST_STEM].decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn a full disk, say, into an error of ours.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
