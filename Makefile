@@ -5,11 +5,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# The bundled model. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
-# chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(MODEL), the last run, goes on from there, taught by
-# $(TAUGHT) and $(SECOND_SHIFTS), joined.
-MODEL := mimic_hybrid_ferplus
-ROLE := fast
+# The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
+# chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(FAST), the last run, goes on from there, taught by
+# $(TAUGHT) and $(SECOND_SHIFTS), joined. $(ACCURATE) is no run: $(FAST) and $(SECOND_SHIFTS), joined.
+FAST := mimic_hybrid_ferplus
+ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
 RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
 SECOND_RESIDUAL := resnet_ferplus_seed_4
@@ -24,7 +24,7 @@ help:
 	@echo 'make test    install everything, training included, and run all tests'
 	@echo 'make check   formatting, linter, types and all tests'
 	@echo 'make format  let ruff format the code and mend what it can'
-	@echo 'make model DATA=ferplus/   train the bundled model again, going on where it stopped, and bundle it into $(RUNS)/bundle'
+	@echo 'make model DATA=ferplus/   train the bundled models again, going on where it stopped, and bundle them into $(RUNS)/bundle'
 	@echo '             (with BUNDLE=1 into this tree); RUNS names another folder, ARGS are more words for fer train'
 	@echo 'make clean   remove $(VENV), caches and build products (not runs/ and predictions/)'
 	@echo 'Variables: PYTHON (now $(PYTHON)), VENV (now $(VENV)), ARGS (more words for pytest, or for fer train)'
@@ -64,15 +64,19 @@ model: $(VENV)/.dev-installed
 	join() { \
 		file=$(RUNS)/$$1; shift; \
 		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
-		echo "finetune.distill.teachers=['$$file']"; \
+		echo "$$file"; \
+	}; \
+	bundle() { \
+		file=$$1; shift; \
+		$(BIN)/python -m export.bundle $$file "$$@" --data "$(DATA)" $(if $(BUNDLE),,--into $(RUNS)/bundle); \
 	}; \
 	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
-	teachers=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
-	taught=$$(run $(TAUGHT) --set init=$$residual --set "$$teachers") && second=$$(run $(SECOND_SHIFTS) --set init=$$second) && \
-	teachers=$$(join ensemble_2.safetensors $$taught $$second) && \
-	made=$$(run $(MODEL) --set init=$$taught --set "$$teachers") && \
-	$(BIN)/python -m export.bundle $$made --name $(MODEL) --role $(ROLE) --default --data "$(DATA)" \
-		$(if $(BUNDLE),,--into $(RUNS)/bundle)
+	joined=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
+	taught=$$(run $(TAUGHT) --set init=$$residual --set "finetune.distill.teachers=['$$joined']") && \
+	second=$$(run $(SECOND_SHIFTS) --set init=$$second) && joined=$$(join ensemble_2.safetensors $$taught $$second) && \
+	fast=$$(run $(FAST) --set init=$$taught --set "finetune.distill.teachers=['$$joined']") && \
+	joined=$$(join ensemble_3.safetensors $$fast $$second) && \
+	bundle $$fast --name $(FAST) --role fast --default && bundle $$joined --name $(ACCURATE) --role accurate
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

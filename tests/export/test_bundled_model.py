@@ -15,8 +15,8 @@ from fer_app.model_store import ROLES, bundled_models, read_card
 from training.checkpoint import bundled_checkpoint, checkpoint_at, init_path, load_checkpoint, read_info
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
-from training.evaluation import evaluate, model_file, open_classifier
-from training.recipe_files import load_recipe
+from training.evaluation import evaluate, file_sha256, model_file, open_classifier
+from training.recipe_files import bundled_recipes, load_recipe
 from training.report import Report
 from training.stages import run_recipe
 
@@ -36,6 +36,13 @@ def test_the_served_file_computes_what_the_kept_weights_do(entry) -> None:
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 def test_its_recipe_is_the_bundled_one(entry) -> None:
     kept = read_info(TRAINING_WEIGHTS / f"{entry.name}.safetensors")
+    if "members" in kept.recipe:
+        for word, digest in zip(kept.recipe["members"], kept.recipe["members_sha256"], strict=True):
+            if word.startswith("bundled:"):
+                assert digest == file_sha256(init_path(word))
+            else:
+                assert word.removeprefix("recipe:") in bundled_recipes()
+        return
     stage = kept.recipe["finetune"]
     own = {key: kept.recipe[key] for key in ("init", "precision", "seed")} | {
         "finetune.batch_size": stage["batch_size"]
