@@ -4,7 +4,8 @@
 
 writes, below the working tree, once all of it is made and checked:
 
-    training/weights/NAME.safetensors      16-bit weights, from which further training starts (`init = "bundled:NAME"`)
+    training/weights/NAME.safetensors      16-bit weights, from which further training starts (`init = "bundled:NAME"`),
+                                           unless it is an ensemble
     fer_app/weights/NAME.onnx              exported from exactly those, parity checked, accuracy measured again; it
                                            computes in 32 bits, and keeps its weights in 16
     fer_app/weights/NAME.int8.onnx         the same in 8 bits, for CPUs; with --no-int8 there is none

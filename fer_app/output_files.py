@@ -31,8 +31,9 @@ def make_output_folder(folder: Path) -> None:
 def short_stem(source: str | Path) -> str:
     """Return a file's name without its suffix, cut where what is made of it would have too long a name."""
     stem = Path(source).stem
-    whole = os.fsencode(stem)
-    return stem if len(whole) <= LONGEST_STEM else whole[:LONGEST_STEM].decode(errors="ignore")
+    while len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[:-1]
+    return stem
 
 
 @contextlib.contextmanager

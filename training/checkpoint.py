@@ -107,7 +107,7 @@ def save_checkpoint(
 
 
 def bundled_checkpoint(name: str = DEFAULT) -> Path:
-    """Return the weights of a bundled model (16-bit), from which further training may start.
+    """Return the weights of a bundled model (16-bit), from which further training may start unless it is an ensemble.
 
     Args:
         name: its name or role, or `default`.

@@ -58,7 +58,10 @@ def prepare(
     img_size: Annotated[
         int | None,
         typer.Option(
-            "--img-size", min=16, max=1024, help="Side of the crops, px; best the model's  [default: the bundled one's]"
+            "--img-size",
+            min=16,
+            max=1024,
+            help="Side of the crops, px; best the model's  [default: the default model's]",
         ),
     ] = None,
     all_faces: Annotated[

@@ -1,10 +1,12 @@
-"""The model that ships: its files agree with each other, its figure is true, and training can start from it."""
+"""The models that ship: their files agree, their figures are true, and training can start from the default one."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from export.bundle import LARGEST_FAST, LARGEST_FILE
@@ -37,11 +39,12 @@ def test_the_served_file_computes_what_the_kept_weights_do(entry) -> None:
 def test_its_recipe_is_the_bundled_one(entry) -> None:
     kept = read_info(TRAINING_WEIGHTS / f"{entry.name}.safetensors")
     if "members" in kept.recipe:
-        for word, digest in zip(kept.recipe["members"], kept.recipe["members_sha256"], strict=True):
-            if word.startswith("bundled:"):
-                assert digest == file_sha256(init_path(word))
-            else:
-                assert word.removeprefix("recipe:") in bundled_recipes()
+        digest = hashlib.sha256(json.dumps(kept.recipe, sort_keys=True).encode()).hexdigest()
+        assert open_classifier(entry.path).contract.recipe_sha256 == digest
+        assert {word.removeprefix("recipe:") for word in kept.recipe["members"]} <= {
+            "bundled:" + MODELS[0].name,
+            *bundled_recipes(),
+        }
         return
     stage = kept.recipe["finetune"]
     own = {key: kept.recipe[key] for key in ("init", "precision", "seed")} | {
@@ -117,14 +120,25 @@ def test_it_is_known_by_its_names_wherever_a_model_is_named(entry, mini_ferplus:
     assert open_classifier(tmp_path / "m.onnx").contract.labels == open_classifier(entry.path).contract.labels
 
 
-def test_names_of_none_of_them_are_refused_with_what_there_is() -> None:
-    for role in set(ROLES) - {entry.role for entry in MODELS}:
-        with pytest.raises(ModelNotFoundError, match=f"no model of the role '{role}' .* {MODELS[0].name}"):
-            model_file(role)
-        with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled .* {MODELS[0].name}"):
-            init_path(f"bundled:{role}")
-        with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled"):
-            checkpoint_at(role)
+def test_the_default_one_is_a_member_of_the_accurate_one_as_it_is_bundled() -> None:
+    (accurate,) = (entry for entry in MODELS if entry.role == "accurate")
+    joined, info = load_checkpoint(TRAINING_WEIGHTS / f"{accurate.name}.safetensors")
+    place = info.recipe["members"].index(f"bundled:{MODELS[0].name}")
+    own, _ = load_checkpoint(bundled_checkpoint())
+    assert MODELS[0].default
+    assert info.recipe["members_sha256"][place] == file_sha256(bundled_checkpoint())
+    assert all(torch.equal(joined[f"members.{place}.{name}"], tensor) for name, tensor in own.items())
+
+
+def test_names_of_none_of_them_are_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_app.model_store.bundled_models", lambda: MODELS[:1])
+    (role,) = set(ROLES) - {MODELS[0].role}
+    with pytest.raises(ModelNotFoundError, match=f"no model of the role '{role}' .* {MODELS[0].name}"):
+        model_file(role)
+    with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled .* {MODELS[0].name}"):
+        init_path(f"bundled:{role}")
+    with pytest.raises(CheckpointError, match=f"no model '{role}' is bundled"):
+        checkpoint_at(role)
     with pytest.raises(CheckpointError, match=f"no model 'nosuch': there is no such file, .* {MODELS[0].name}"):
         checkpoint_at("nosuch")
     assert checkpoint_at("run/best.safetensors") == init_path("run/best.safetensors") == Path("run/best.safetensors")
