@@ -84,6 +84,7 @@ ROWS = (
         "contract",
         "cuda_driver",
         "extras",
+        "output_files",
         "quiet_decoders",
         "results",
         "source_files",
