@@ -36,6 +36,11 @@ def short_stem(source: str | Path) -> str:
     return stem
 
 
+def folded(path: Path) -> str:
+    """Return what two names of one file have in common: some file systems take A.mp4 and a.mp4 for one."""
+    return str(path.resolve()).casefold()
+
+
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Turn a full disk, say, into an error of ours.

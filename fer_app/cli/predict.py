@@ -26,7 +26,7 @@ from fer_app.cli.options import (
     refuse_unknown,
 )
 from fer_app.errors import FerError, InputError
-from fer_app.output_files import make_output_folder, short_stem, writing_to
+from fer_app.output_files import folded, make_output_folder, short_stem, writing_to
 
 if TYPE_CHECKING:
     from fer_app.recognizer import Prediction, Recognizer
@@ -259,8 +259,7 @@ class _DrawnPictures:
         """
         make_output_folder(folder)
         self._folder = folder
-        # Folded: some file systems take A.jpg and a.jpg for one file.
-        self._taken = {_folded(picture) for picture in pictures if isinstance(picture, Path)}
+        self._taken = {folded(picture) for picture in pictures if isinstance(picture, Path)}
 
     def write(self, prediction: Prediction) -> None:
         from fer_app.annotate import draw_faces
@@ -277,14 +276,10 @@ class _DrawnPictures:
         stem = short_stem(named)
         for number in itertools.count(1):
             path = self._folder / f"{stem}_faces{'' if number == 1 else f'_{number}'}{suffix}"
-            if _folded(path) not in self._taken:
+            if folded(path) not in self._taken:
                 break
-        self._taken.add(_folded(path))
+        self._taken.add(folded(path))
         return path
-
-
-def _folded(path: Path) -> str:
-    return str(path.resolve()).casefold()
 
 
 def _name(picture: Path | _Stdin) -> str:

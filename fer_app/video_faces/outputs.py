@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from fer_app.errors import InputError
-from fer_app.output_files import short_stem, writing_to
+from fer_app.output_files import folded, short_stem, writing_to
 from fer_app.parquet_sink import ParquetSink, import_pyarrow
 from fer_app.results import Faces
 from fer_app.sinks import CsvSink, JsonLinesSink
@@ -117,7 +117,7 @@ def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[O
         wanted: which files each video gets.
     """
     sources = list(sources)
-    taken = {_folded(Path(source)) for source in sources}
+    taken = {folded(Path(source)) for source in sources}
     named = []
     now = datetime.datetime.now()
     for source in sources:
@@ -126,7 +126,7 @@ def name_outputs(sources: Iterable[str], folder: Path, wanted: Wanted) -> list[O
             name = stem + ("" if number == 1 else f"_{number}")
             paths = OutputPaths(folder, name, wanted)
             # Whatever is written this time: `clip_2` must not become `clip` because no video is asked for.
-            own = {_folded(path) for path in OutputPaths(folder, name, EVERYTHING).finished}
+            own = {folded(path) for path in OutputPaths(folder, name, EVERYTHING).finished}
             if not own & taken:
                 break
         taken |= own
@@ -200,8 +200,3 @@ class RowFiles:
                     sink.__exit__(None, None, None)
                     file.close()
                     partial_rows(path).replace(path)
-
-
-def _folded(path: Path) -> str:
-    # Some file systems take A.mp4 and a.mp4 for one file.
-    return str(path.resolve()).casefold()
