@@ -35,7 +35,7 @@ import torch
 import typer
 
 from export.half_storage import keep_in_16_bits
-from export.lineage import lineage, without_paths
+from export.lineage import as_json, lineage, origins, without_paths
 from export.model_card import draw_pictures, marked, measure, write_card
 from export.onnx_export import size_of
 from export.threshold import with_threshold
@@ -110,7 +110,7 @@ def bundle(
 
     Raises:
         ExportError: an ONNX file scores worse than the checkpoint, a file is too large, there is no such role, the
-            card has no marks, or the checkpoint is an ensemble of what it would replace.
+            card has no marks, or the checkpoint comes from what it would replace.
         FerError: as reading, scoring and exporting raise.
     """
     if role not in ("", *ROLES) or name in ROLES:
@@ -120,10 +120,13 @@ def bundle(
     marked(card)
     faces = _faces(data, calibrate="int8" in also)
     weights, info = load_checkpoint(checkpoint)
-    if f"bundled:{name}" in info.recipe.get("members", ()):
-        raise ExportError(f"{checkpoint} has the bundled {name} as a member, which it would replace: name it otherwise")
+    if not {f"bundled:{name}", *(["bundled"] if default else [])}.isdisjoint(origins(info.recipe)):
+        raise ExportError(
+            f"{checkpoint} comes from a bundled model that it would replace: train, or join, a copy of its weights, or "
+            "name it otherwise"
+        )
     runs = lineage(checkpoint, info)
-    info = _portable(info)
+    info = dataclasses.replace(_portable(info), lineage=as_json(runs))
     kept = root / "training" / "weights"
     kept.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as made_in:

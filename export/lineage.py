@@ -3,11 +3,13 @@
 An ensemble comes from the runs of its members, and from their being joined; a run with teachers from theirs too.
 
 A run folder tells more than a checkpoint alone: `done.json` beside it has the machine and the program. A bundled
-checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place.
+checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place, and what
+was known of its runs stays in its header, so that what is trained on from it can tell them too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_app.errors import ExportError
+from fer_app.errors import CheckpointError, ExportError
 from training.checkpoint import CheckpointInfo, is_checkpoint, read_info
 from training.ensemble import ENSEMBLE
 from training.json_file import read_json
@@ -112,6 +114,8 @@ class Joining:
 def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Run | Joining]:
     """Follow `init` and teachers from a checkpoint to the first runs, an ensemble to its members', each told once.
 
+    Where a header has it already, it is that.
+
     Args:
         checkpoint: a classifier, best where its run has left it.
         info: its header.
@@ -124,6 +128,8 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
     """
     if checkpoint.resolve() in above:
         raise ExportError(f"{checkpoint} comes from itself: what it was made from was overwritten")
+    if info.lineage:
+        return [_from_json(step, checkpoint) for step in info.lineage]
     above |= {checkpoint.resolve()}
     if "members" in info.recipe:
         members = info.recipe["members"]
@@ -140,8 +146,24 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
         counters=info.counters,
         done=done[last] if checkpoint.parent.name == last else {},
     )
-    named = [info.recipe.get("init", "scratch"), *_teachers(info.recipe)]
-    return [*_before([Path(file) for file in named if _is_file(file)], above), made]
+    return [*_before([Path(file) for file in origins(info.recipe) if _is_file(file)], above), made]
+
+
+def origins(recipe: Mapping[str, Any]) -> list[str]:
+    """Return what a checkpoint with this recipe was made from, as the recipe names it: `init`, teachers, members."""
+    return [recipe.get("init", "scratch"), *_teachers(recipe), *recipe.get("members", ())]
+
+
+def as_json(steps: Sequence[Run | Joining]) -> list[dict[str, Any]]:
+    """Return a lineage as a checkpoint's header keeps it."""
+    return [dataclasses.asdict(step) for step in steps]
+
+
+def _from_json(step: dict[str, Any], checkpoint: Path) -> Run | Joining:
+    try:
+        return Joining(**step) if "members" in step else Run(**step)
+    except TypeError as error:
+        raise CheckpointError(f"{checkpoint} has a lineage that is not ours: {error}") from error
 
 
 def _before(checkpoints: Sequence[Path], above: frozenset[Path]) -> list[Run | Joining]:

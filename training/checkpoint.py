@@ -42,6 +42,8 @@ class CheckpointInfo:
         recipe: the recipe as written by `Recipe.to_json`, parsed; empty when there is none.
         metrics: figures measured when it was saved.
         contract: present exactly for classifiers.
+        lineage: of a bundled one what made it and what that came from, as `export.lineage.as_json` writes it: the
+            folders of those runs are not where it goes.
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class CheckpointInfo:
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     contract: Contract | None = None
+    lineage: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.contract is not None) != (self.kind == "classifier"):
@@ -85,6 +88,7 @@ def save_checkpoint(
                 "counters": info.counters,
                 "recipe": info.recipe,
                 "metrics": info.metrics,
+                **({"lineage": info.lineage} if info.lineage else {}),
             },
             sort_keys=True,
         )

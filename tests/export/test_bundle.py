@@ -3,16 +3,17 @@ import json
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from export import bundle as bundle_module
 from export.bundle import bundle, make_scratch
 from export.half_storage import keep_in_16_bits
-from export.lineage import lineage, without_paths
+from export.lineage import Run, lineage, without_paths
 from export.model_card import BEGIN, END, PICTURES, table
 from export.onnx_export import export_onnx
-from fer_app.errors import ExportError
+from fer_app.errors import CheckpointError, ExportError
 from tests.export.test_onnx_export import write_checkpoint
 from training.checkpoint import CheckpointInfo, bundled_checkpoint, load_checkpoint, read_info, save_checkpoint
 from training.data.ferplus import load_ferplus
@@ -103,19 +104,13 @@ def test_everything_says_the_same(tree: Path, checkpoint: Path, mini_ferplus: Pa
     assert onnx_file.stat().st_size < 0.75 * checkpoint.stat().st_size
 
 
-def test_no_threshold_is_chosen_on_faces_that_were_trained_on(
-    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
-) -> None:
+def test_no_threshold_is_chosen_on_faces_that_were_trained_on(tree: Path, checkpoint: Path, mini_ferplus: Path) -> None:
     weights, info = load_checkpoint(checkpoint)
     recipe = info.recipe | {"finetune": info.recipe["finetune"] | {"split": "train"}}
     save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
     bundle(checkpoint, "mine", mini_ferplus, tree, default=False, role="accurate", also=(), bench_s=0)
     manifest = tomllib.loads((tree / "fer_app/weights/manifest.toml").read_text(encoding="utf-8"))
     assert [(model["name"], model["role"]) for model in manifest["model"]] == [("other", "fast"), ("mine", "accurate")]
-    recipe = {"name": "ensemble", "members": ["bundled:mine", "recipe:debug"]}
-    save_checkpoint(tmp_path / "both.safetensors", weights, dataclasses.replace(info, recipe=recipe))
-    with pytest.raises(ExportError, match="has the bundled mine as a member"):
-        bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=False, also=(), bench_s=0)
     contract = open_classifier(tree / "fer_app/weights/mine.onnx").contract
     assert contract.uncertain_below == 0.0
     assert "ferplus_valid_asserted_share" not in contract.metrics
@@ -187,6 +182,26 @@ def test_what_is_too_large_leaves_the_tree_alone(
         bundle(checkpoint, "fast", mini_ferplus, tree, default=True)
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"members": ["recipe:debug", "bundled:mine"]},
+        {"init": "bundled:mine"},
+        {"init": "bundled"},  # which will be this one
+        {"finetune": {"distill": {"teachers": ["bundled:mine"]}}},
+    ],
+)
+def test_what_comes_from_the_model_that_it_replaces_is_refused(
+    tree: Path, checkpoint: Path, mini_ferplus: Path, origin: dict[str, Any]
+) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=info.recipe | origin))
+    before = files_below(tree)
+    with pytest.raises(ExportError, match="comes from a bundled model that it would replace"):
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    assert files_below(tree) == before
+
+
 def test_runs_are_followed_and_no_path_is_kept(
     tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
 ) -> None:
@@ -209,6 +224,49 @@ def test_runs_are_followed_and_no_path_is_kept(
     (tmp_path / "debug/finetune/best.safetensors").unlink()
     with pytest.raises(ExportError, match=r"comes from .*not there"):
         lineage(best, load_checkpoint(best)[1])
+
+
+def test_the_weights_themselves_tell_what_they_were_made_from(
+    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
+) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    files = {name: tmp_path / name / "finetune/best.safetensors" for name in ("first", "second", "third")}
+    for name in ("first", "second"):
+        files[name].parent.mkdir(parents=True)
+        save_checkpoint(files[name], weights, dataclasses.replace(info, recipe=info.recipe | {"name": name}))
+    (files["second"].parent / "done.json").write_text('{"machine": "a machine", "processes": 2}')
+    join([files["first"], files["second"]], tmp_path / "both.safetensors", mini_ferplus)
+    recipe = info.recipe | {"name": "debug", "init": str(files["first"])}
+    recipe["finetune"] = recipe["finetune"] | {
+        "distill": {"teachers": [str(tmp_path / "both.safetensors")], "weight": 0.5}
+    }
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=recipe))
+    bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+    card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
+    for name in ("first", "second"):
+        files[name].unlink()
+
+    kept = tree / "training/weights/mine.safetensors"
+    steps = lineage(kept, read_info(kept))
+    assert [type(step).__name__ for step in steps] == ["Run", "Run", "Joining", "Run"]
+    for step in steps:  # as the card has them
+        assert "\n".join(step.told()) in card
+        assert step.command() in card
+    files["third"].parent.mkdir(parents=True)
+    on = dataclasses.replace(info, recipe=info.recipe | {"name": "third", "init": str(kept)})
+    save_checkpoint(files["third"], weights, on)
+    assert read_info(files["third"]).lineage == []  # a run's own checkpoint knows its origin by its path
+    *before, last = lineage(files["third"], on)
+    assert before == steps
+    assert isinstance(last, Run)
+    assert last.recipe["init"] == "recipe:debug"
+
+
+def test_a_lineage_of_another_program_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, lineage=[{"name": "debug", "when": "long ago"}]))
+    with pytest.raises(CheckpointError, match=r"best.safetensors has a lineage that is not ours: .*when"):
+        lineage(checkpoint, read_info(checkpoint))
 
 
 def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
