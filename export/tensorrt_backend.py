@@ -163,7 +163,7 @@ def _refuse_elsewhere(path: Path, record: EngineRecord, version: Any, gpu: Gpu) 
     if version != record.tensorrt:
         raise ProviderUnavailableError(
             f"{path} was built with TensorRT {record.tensorrt}, and {version} is installed: pip install "
-            f"'{PACKAGE}=={record.tensorrt}', {again}"
+            f"{PACKAGE}=={record.tensorrt}, {again}"
         )
     if (gpu.name, gpu.capability) != (record.gpu, record.capability):
         raise ProviderUnavailableError(

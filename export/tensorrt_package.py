@@ -38,7 +38,7 @@ def load_tensorrt() -> Any:
     Raises:
         MissingExtraError: it is not installed, or too old; the message says what to install.
     """
-    hint = f"pip install '{PACKAGE}-cu{_cuda_major()}>={'.'.join(map(str, LEAST_VERSION))}'"
+    hint = f'pip install "{PACKAGE}-cu{_cuda_major()}>={".".join(map(str, LEAST_VERSION))}"'
     try:
         found = importlib.import_module(PACKAGE)
     except ImportError as error:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fer_app.errors import InputError
+
+_WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @contextlib.contextmanager
@@ -32,7 +36,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".fer-{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
-        temporary.replace(target)
+        _rename(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Rename; on Windows a virus scanner or a backup that looks into the file just now is waited for."""
+    for wait_s in _WAITS_S if sys.platform == "win32" else ():
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(wait_s)
+        else:
+            return
+    temporary.replace(target)

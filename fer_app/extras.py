@@ -58,4 +58,4 @@ def _remedy(entry_point: EntryPoint, missing: str) -> str:
         and (extra := re.search(r"extra == ['\"]([\w.-]+)['\"]", requirement))
     ]
     best = entry_point.name if entry_point.name in extras else next(iter(bringing), "")
-    return f"pip install '{distribution.name}[{best}]'" if best else f"pip install {missing}"
+    return f'pip install "{distribution.name}[{best}]"' if best else f"pip install {missing}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -37,8 +38,8 @@ def short_stem(source: str | Path) -> str:
 
 
 def folded(path: Path) -> str:
-    """Return what two names of one file have in common: some file systems take A.mp4 and a.mp4 for one."""
-    return str(path.resolve()).casefold()
+    """Return what two names of one file have in common: some file systems take A.mp4 and a.mp4 for one, or two é."""
+    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
 
 
 @contextlib.contextmanager

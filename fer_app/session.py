@@ -349,18 +349,24 @@ def _why_library_fails(device: Device) -> str:
     folder = Path(runtime().__file__).parent / "capi"
     prefix, suffix = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
     try:
-        ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_shared{suffix}"), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / f"{prefix}{_PROVIDER_LIBRARY[device.kind]}{suffix}"))
+        # On Windows the folders of PATH are searched too, as ONNX Runtime itself does.
+        ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_shared{suffix}"), mode=ctypes.RTLD_GLOBAL, winmode=0)
+        ctypes.CDLL(str(folder / f"{prefix}{_PROVIDER_LIBRARY[device.kind]}{suffix}"), winmode=0)
     except OSError as error:
-        library = _first_line(error).split(":")[0]
-        if library.startswith("libnvinfer"):
-            return f"{library} is missing; install TensorRT and put the folder of its libraries on the library path"
-        return f"{library} is missing; {_install_hint()}"
+        if sys.platform == "win32":  # which names the library that was to be loaded, not the one that it lacks
+            missing = f"a library that {_PROVIDER_LIBRARY[device.kind]}.dll needs is missing"
+            needs_tensorrt = device.kind == "tensorrt"
+        else:
+            library = _first_line(error).split(":")[0]
+            missing, needs_tensorrt = f"{library} is missing", library.startswith("libnvinfer")
+        if needs_tensorrt:
+            return f"{missing}; install TensorRT and put the folder of its libraries on the library path"
+        return f"{missing}; {_install_hint()}"
     return ""
 
 
 def _install_hint() -> str:
-    return "pip install 'fer-mimic[cuda]'"
+    return 'pip install "fer-mimic[cuda]"'
 
 
 def _is_model_fault(error: Exception) -> bool:

@@ -36,6 +36,9 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 
+# Of Windows, where `*.jpg` or an address is no name that a file could have.
+_NO_NAME = 123
+
 
 def find_images(sources: Iterable[str | Path], recursive: bool = False) -> list[Path]:
     """Return the picture files that the sources mean, in the order of the sources.
@@ -71,6 +74,8 @@ def is_folder(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a null character
         return False
     except OSError as error:
+        if getattr(error, "winerror", None) == _NO_NAME:
+            return False
         raise InputError(f"{path}: cannot be looked at: {error.strerror}") from error
 
 

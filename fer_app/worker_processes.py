@@ -6,10 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def at_most(processes: int) -> int:
+    """Return how many of these a pool may have: Windows cannot wait for more than 61."""
+    return min(processes, 61) if sys.platform == "win32" else processes
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def embed(features: NDArray[np.float32], seed: int = SEED) -> NDArray[np.float32
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:
-        raise MissingExtraError("t-SNE needs scikit-learn: pip install 'fer-mimic[train]'") from error
+        raise MissingExtraError('t-SNE needs scikit-learn: pip install "fer-mimic[train]"') from error
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
     return np.asarray(points, np.float32)

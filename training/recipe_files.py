@@ -76,7 +76,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}?" if near else "fer train --list shows the bundled ones"
         raise ConfigError(f"no recipe {name!r}: neither a bundled name nor a file; {hint}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors mark it
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 

@@ -41,9 +41,12 @@ def locked(folder: Path, *, instead: str = "--run-dir", error: type[FerError] = 
                         left.unlink()
         yield
     finally:
+        if sys.platform == "win32":  # where an open file cannot be removed
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             path.unlink()  # first: whoever opens it after the closing would hold a file that is going
-        os.close(descriptor)
+        if sys.platform != "win32":
+            os.close(descriptor)
 
 
 def _acquire(path: Path, instead: str, error: type[FerError]) -> int:

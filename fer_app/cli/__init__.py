@@ -68,4 +68,5 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError):
                 stream.reconfigure(errors="backslashreplace")
-    app()
+    # Patterns are looked up here, after they were tried as names, and on every system alike.
+    app(windows_expand_args=False)

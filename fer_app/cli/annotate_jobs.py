@@ -15,7 +15,7 @@ from fer_app.cli.annotate_one import Outcome, annotate_one
 from fer_app.cli.progress_line import StatusLine
 from fer_app.errors import ProcessLostError
 from fer_app.session import DEFAULT_GPU, GpuOptions, physical_cores
-from fer_app.worker_processes import serve_parent, stop_signals_held
+from fer_app.worker_processes import at_most, serve_parent, stop_signals_held
 
 if TYPE_CHECKING:
     from fer_app.results import Faces
@@ -67,7 +67,7 @@ def annotate_at_once(
     """
     context = multiprocessing.get_context("spawn")
     asked, frames, faces = context.Event(), context.Value("q", 0), context.Value("q", 0)
-    jobs = min(jobs, len(named))
+    jobs = at_most(min(jobs, len(named)))
     threads = max(1, physical_cores() // jobs)
     job = replace(job, gpu=job.gpu.share(jobs))
     pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(job, threads, asked, frames, faces))

@@ -65,7 +65,7 @@ def _print_versions() -> None:
         if found := _version(package):
             _row(package, found)
     for package, extra in _OPTIONAL.items():
-        _row(package, _version(package) or f"not installed (optional: pip install 'fer-mimic[{extra}]')")
+        _row(package, _version(package) or f'not installed (optional: pip install "fer-mimic[{extra}]")')
 
 
 def _version(package: str) -> str:

@@ -223,6 +223,9 @@ def _sink(output_format: Format, pictures: list[Path | _Stdin]) -> Iterator[Call
         return
     from fer_app.sinks import CsvSink, JsonLinesSink
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a program reads is the same on every system, whatever its terminals take.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
     with JsonLinesSink(sys.stdout) if output_format is Format.JSONL else CsvSink(sys.stdout) as sink:
         yield sink.write
 

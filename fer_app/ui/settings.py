@@ -71,7 +71,7 @@ class Login:
         if not user or not separator or not file:
             raise InputError(f"--auth takes USER:FILE, the file holds the password; got {text!r}")
         try:
-            password = Path(file).read_text(encoding="utf-8").strip()
+            password = Path(file).read_text(encoding="utf-8-sig").strip()  # some editors mark it
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: the password cannot be read: {getattr(error, 'strerror', error)}") from error
         if not password:

@@ -15,6 +15,8 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
+_WAIT_S = 0.2
+
 
 class _Stopped(BaseException):
     """Ends the stages of a pipeline that nobody reads from any more; never leaves their threads."""
@@ -37,7 +39,7 @@ class _Link(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         while True:
-            item = self._queue.get()
+            item = self._next()
             if self._stopped.is_set():
                 raise _Stopped
             if isinstance(item, _End):
@@ -45,6 +47,12 @@ class _Link(Generic[T]):
                     raise item.error
                 return
             yield item
+
+    def _next(self) -> Any:
+        while True:
+            # On Windows nothing interrupts a wait that has no end, Ctrl-C neither.
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=_WAIT_S)
 
     def _fill(self) -> None:
         end = _End()

@@ -194,9 +194,21 @@ class RowFiles:
         with contextlib.ExitStack() as ending:
             if kind is not None:
                 ending.enter_context(contextlib.suppress(InputError))
+            # What goes wrong with one of them is told when all have ended: on Windows nothing takes the place of a
+            # file that another program has open.
             for path, file, sink in zip(self._paths, self._files, self._sinks, strict=True):
-                with writing_to(path):
-                    # However this ends, what was written is whole: Parquet needs its last part.
-                    sink.__exit__(None, None, None)
-                    file.close()
-                    partial_rows(path).replace(path)
+                ending.callback(_end, path, file, sink)
+
+
+def _end(path: Path, file: IO[Any], sink: CsvSink | JsonLinesSink | ParquetSink) -> None:
+    """Give a file its name; however that ends, what was written is whole: Parquet needs its last part.
+
+    Raises:
+        InputError: the disk is full, for instance.
+    """
+    partial = partial_rows(path)
+    with writing_to(partial):
+        sink.__exit__(None, None, None)
+        file.close()
+    with writing_to(path):
+        partial.replace(path)

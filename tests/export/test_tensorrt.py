@@ -227,7 +227,7 @@ def test_another_version_or_gpu_says_what_to_do(engine: Path, monkeypatch: pytes
     install(monkeypatch, version="10.14.0.1")
     with pytest.raises(
         ProviderUnavailableError,
-        match=r"built with TensorRT 10\.13\.2\.6, and 10\.14\.0\.1 is installed: pip install 'tensorrt==10\.13\.2\.6', "
+        match=r"built with TensorRT 10\.13\.2\.6, and 10\.14\.0\.1 is installed: pip install tensorrt==10\.13\.2\.6, "
         "or build it again here: fer export",
     ):
         EngineClassifier(engine)
@@ -285,12 +285,12 @@ def test_without_the_package_or_a_gpu(
     with pytest.raises(EngineBuildError, match=r"built on the GPU that runs them: .*torch sees 0 CUDA devices"):
         export_engines(checkpoint, tmp_path / "out", ["fp32"])
     install(monkeypatch, version="8.6.1")
-    with pytest.raises(MissingExtraError, match=r"tensorrt 8\.6\.1 is too old: pip install 'tensorrt-cu\d+>=10\.0'"):
+    with pytest.raises(MissingExtraError, match=r'tensorrt 8\.6\.1 is too old: pip install "tensorrt-cu\d+>=10\.0"'):
         load_tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     refused = export(checkpoint, "-o", tmp_path / "out", "--format", "tensorrt")
     assert isinstance(refused.exception, MissingExtraError)
-    assert "package tensorrt is not installed: pip install 'tensorrt-cu" in str(refused.exception)
+    assert 'package tensorrt is not installed: pip install "tensorrt-cu' in str(refused.exception)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError):
         gpu_for("toaster")

@@ -92,7 +92,7 @@ def test_mistakes(abacus, tiny_model):
         open_classifier(tiny_model, backend="abacus", gpu=GpuOptions(memory_mb=100))
     with pytest.raises(InputError, match="batch_size"):
         open_classifier(tiny_model, backend="abacus", batch_size=0)
-    with pytest.raises(MissingExtraError, match=r"backend needy needs beads.*pip install 'abacus-shop\[luxury\]'"):
+    with pytest.raises(MissingExtraError, match=r'backend needy needs beads.*pip install "abacus-shop\[luxury\]"'):
         open_classifier(tiny_model, backend="needy")
 
 
@@ -123,5 +123,5 @@ def test_in_a_base_install_the_extra_is_named(backend, astronaut_path: Path):
     code = "import sys; sys.modules['torch'] = None; from fer_app.cli import main; main()"
     arguments = ["predict", str(astronaut_path), "--backend", backend]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    expected = f"fer: error: the backend {backend} needs torch, which is not installed: pip install 'fer-mimic[train]'"
+    expected = f'fer: error: the backend {backend} needs torch, which is not installed: pip install "fer-mimic[train]"'
     assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", expected)

@@ -43,7 +43,7 @@ def fake_nvidia(monkeypatch):
     """A machine that has the driver and two devices but no working CUDA."""
     monkeypatch.setattr(session_module, "nvidia_device_visible", lambda: True)
     monkeypatch.setattr(session_module, "device_count", lambda: 2)
-    monkeypatch.setattr(session_module, "_preload_cuda", lambda: "libcublas is missing; pip install 'fer-mimic[cuda]'")
+    monkeypatch.setattr(session_module, "_preload_cuda", lambda: 'libcublas is missing; pip install "fer-mimic[cuda]"')
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 
 from fer_app.errors import DatasetError
-from fer_app.worker_processes import serve_parent, stop_signals_held
+from fer_app.worker_processes import at_most, serve_parent, stop_signals_held
 from training.data.prepare_faces import FaceCutter, Settings
 from training.data.prepare_shard import Task, write_shard
 
@@ -56,8 +56,9 @@ def run_tasks(
         return _run_here(tasks, settings, out, reports, poll)
     context = multiprocessing.get_context("spawn")
     stop, done = context.Event(), context.Value("q", 0)
+    processes = at_most(min(workers, len(tasks)))
     pool = ProcessPoolExecutor(
-        min(workers, len(tasks)), context, initializer=_start_worker, initargs=(settings, out, reports, stop, done)
+        processes, context, initializer=_start_worker, initargs=(settings, out, reports, stop, done)
     )
     with _one_thread_each(), pool:
         try:

@@ -122,7 +122,7 @@ def test_a_missing_package_names_the_extra(commands, arguments):
     result = run(*arguments)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"fer: error: `fer {arguments[0]}` needs goldleaf, which is not installed: pip install 'paint-shop[luxury]'\n"
+        f'fer: error: `fer {arguments[0]}` needs goldleaf, which is not installed: pip install "paint-shop[luxury]"\n'
     )
 
 
@@ -133,7 +133,7 @@ def test_a_missing_own_module_is_a_bug_and_looks_like_one(commands):
 
 def test_an_extra_named_like_the_command_comes_first(commands, monkeypatch):
     monkeypatch.setattr(Distribution.metadata, "get_all", staticmethod(lambda key: ["luxury", "paint"]))
-    assert "pip install 'paint-shop[paint]'" in run("paint", "gold").stderr
+    assert 'pip install "paint-shop[paint]"' in run("paint", "gold").stderr
 
 
 def test_our_own_commands_are_declared():

@@ -158,4 +158,4 @@ def test_training_without_its_packages_names_the_extra(tmp_path):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("fer: error: `fer train` needs ")
-    assert line.endswith("pip install 'fer-mimic[train]'")
+    assert line.endswith('pip install "fer-mimic[train]"')
