@@ -67,6 +67,7 @@ class TorchBackendClassifier:
             torch.set_num_threads(threads)
         self._contract = info.contract.replace(precision=name)
         self._batch_size = batch_size
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what is computed in float32
         self._network = model.to(self._device).requires_grad_(False)
         if self._device.type == "cuda" if compiled is None else compiled:
             self._network.compile(dynamic=True)  # one program for all numbers of faces
@@ -111,9 +112,9 @@ class TorchBackendClassifier:
 
     @torch.inference_mode()
     def _run(self, images: torch.Tensor) -> NDArray[np.float32]:
-        if self._device.type == "cuda":
-            images = images.pin_memory()
         try:
+            if self._device.type == "cuda":
+                images = images.pin_memory()
             images = images.to(self._device, non_blocking=True)
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
                 logits: NDArray[np.float32] = self._network(images).float().cpu().numpy()
@@ -144,7 +145,7 @@ def open(file: Path, *, device: str, precision: str, batch_size: int, threads: i
 
 
 def _arithmetic(precision: str, device: torch.device) -> tuple[Precision, torch.dtype]:
-    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = device.type == "cpu" or _has_bf16(device)
     if precision == "auto":
         return _DTYPES["bf16" if device.type == "cuda" and has_bf16 else "fp32"]
     if precision not in _DTYPES:
@@ -152,3 +153,9 @@ def _arithmetic(precision: str, device: torch.device) -> tuple[Precision, torch.
     if precision == "bf16" and not has_bf16:
         raise ProviderUnavailableError(f"{device} has no bf16: use --precision fp16 or fp32")
     return _DTYPES[precision]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16 itself; torch tells of the current one alone."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

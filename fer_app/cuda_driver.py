@@ -34,6 +34,17 @@ def device_count() -> int:
     return count.value
 
 
+def newest_cuda() -> tuple[int, int]:
+    """Return the newest CUDA version that the driver can run, as major and minor.
+
+    Raises:
+        ProviderUnavailableError: as `device_count`.
+    """
+    version = ctypes.c_int()
+    _call("cuDriverGetVersion", ctypes.byref(version))
+    return version.value // 1000, version.value % 1000 // 10
+
+
 def device_name(ordinal: int) -> str:
     """Return what a device calls itself.
 

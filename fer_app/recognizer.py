@@ -19,7 +19,7 @@ from fer_app.image_io import DEFAULT_MAX_PIXELS, from_pil, read_image
 from fer_app.model_store import DEFAULT
 from fer_app.quality import face_quality
 from fer_app.results import Detections, Faces
-from fer_app.session import DEFAULT_GPU, GpuOptions, parse_device
+from fer_app.session import DEFAULT_GPU, GpuOptions, device_problem, parse_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +123,7 @@ class Recognizer:
             self.detector = MtcnnDetector(
                 min_face_px=min_face_px,
                 max_faces=max_faces,
-                device=detector_device(device),
+                device=detector_device(device, backend),
                 threads=threads,
                 gpu=share,
             )
@@ -294,14 +294,17 @@ class Recognizer:
         return _from_pil(source)
 
 
-def detector_device(device: str) -> str:
+def detector_device(device: str, backend: str = ONNX) -> str:
     """Return where the detector runs when the classifier runs on `device`: on CUDA instead of TensorRT.
+
+    It is ONNX Runtime's whatever the classifier's backend is: a GPU that only the latter can use is left to that.
 
     Raises:
         InputError: no such device name.
     """
     asked = parse_device(device)
-    return str(asked._replace(kind="cuda") if asked.kind == "tensorrt" else asked)
+    chosen = str(asked._replace(kind="cuda") if asked.kind == "tensorrt" else asked)
+    return "cpu" if backend != ONNX and device_problem(chosen) else chosen
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> UInt8:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_app.cuda_driver import device_count
+from fer_app.cuda_driver import device_count, newest_cuda
 from fer_app.errors import InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.tensorrt_cache import tensorrt_options
 
@@ -321,13 +321,28 @@ def _why_not_tried(device: Device) -> str:
         also = f" (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else ""
         return f"no NVIDIA driver found on this machine{also}; install the driver, or use --device cpu"
     try:
-        count = device_count()
+        count, newest = device_count(), newest_cuda()
     except ProviderUnavailableError as error:
         return str(error)
+    if newest[0] < (needed := _cuda_needed()):
+        return (
+            f"the NVIDIA driver runs CUDA {newest[0]}.{newest[1]} at most, and ONNX Runtime needs CUDA {needed}; "
+            "install a newer driver"
+        )
     if device.ordinal >= count:
         last = f"the last one is {device.kind}:{count - 1}" if count else "the driver shows none"
         return f"there is no NVIDIA device {device.ordinal}: {last}"
     return ""
+
+
+def _cuda_needed() -> int:
+    """Return the major version of CUDA that ONNX Runtime was built for; 0 where it does not say."""
+    try:
+        from onnxruntime.capi import build_and_package_info
+    except ImportError:
+        return 0
+    major = str(getattr(build_and_package_info, "cuda_version", "")).partition(".")[0]
+    return int(major) if major.isdecimal() else 0
 
 
 @functools.cache

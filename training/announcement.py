@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from lightning.fabric import Fabric
 
 from training.disk_space import need_disk_space
@@ -61,4 +62,13 @@ def announce(
         report.line(
             f"bf16 is slow on this processor: its matrix products take {slower:.1f} times as long as in float32; "
             "a run with --set precision=fp32 is likely to be faster"
+        )
+    if (
+        settings.precision == "bf16"
+        and fabric.device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        report.line(
+            "this GPU has no bf16, which is emulated there, and slow; a run with --set precision=fp32 is likely to be "
+            "faster"
         )

@@ -89,6 +89,7 @@ def launch(precision: Literal["bf16", "fp32"], processes: Processes | None = Non
         chosen = fsdp_strategy()
     elif strategy == "auto" and (nodes > 1 or devices not in (1, "auto")):
         chosen = "ddp"
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what is computed in float32; the rest is bf16
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -259,11 +260,11 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """Let batch norms see the samples of all processes, where there are several with a GPU each.
+    """Let batch norms see the samples of all processes, where there are several that compute on a GPU each.
 
     torch has no such norm for CPUs: there, each process's norms see its own samples.
     """
-    if own_share().world_size == 1 or not torch.cuda.is_available():
+    if own_share().world_size == 1 or distributed.get_backend() != "nccl":
         return model
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted

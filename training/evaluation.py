@@ -62,6 +62,7 @@ class TorchClassifier:
     def __init__(self, model: nn.Module, contract: Contract) -> None:
         self.model = model
         self.contract = contract
+        torch.backends.cudnn.allow_tf32 = False  # float32, as the served file computes
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops; the model is put in eval mode."""

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 
 from fer_app.errors import ConfigError
 
@@ -25,8 +25,12 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def fsdp_strategy() -> FSDPStrategy:
-    """Return the strategy: every transformer block is a unit, what is outside of them is one more."""
-    return FSDPStrategy(auto_wrap_policy={Block}, state_dict_type="full")
+    """Return the strategy: every transformer block is a unit, what is outside of them is one more.
+
+    Weights, gradients and inputs keep their float32: what is to be bf16 is autocast's affair, as it is without pieces.
+    """
+    kept = MixedPrecision(cast_root_forward_inputs=False)
+    return FSDPStrategy(auto_wrap_policy={Block}, state_dict_type="full", mixed_precision=kept)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Fuzzy C-means on the unit sphere, anchored by labelled samples (Bezdek 1981; as Margin-Mix labels itself with it).
 
 Margin-Mix (Florea et al. 2020, ECCV): class centroids come from fuzzy C-means, labelled samples alone decide the first
-ones, later both kinds count evenly, and an unlabelled sample gets a soft label by its distances to the centroids.
+ones, later both kinds count, and an unlabelled sample gets a soft label by its distances to the centroids.
 
 Differs: of the paper only this description was at hand. Ours are: the fuzzifier, centroids as a weighted mean of the
 labelled and the unlabelled ones, at most ten rounds, centroids that are brought back to length 1, and clusters of known
@@ -83,7 +83,7 @@ def settled_centroids(
     """Let centroids settle between the labelled samples' means, where they begin, and clusters of the unlabelled ones.
 
     A round is `c_j = (1 - b) anchor_j + b sum_i u_ij^m z_i / sum_i u_ij^m`, at length 1, with the memberships u of the
-    round before. There are at most ten; a largest shift below 1e-4 ends them.
+    round before. Anchors have length 1, clusters the less the wider they are: then the direction is more the anchor's. There are at most ten; a largest shift below 1e-4 ends them.
 
     Args:
         anchors: float32, (K, D), `class_means` of the labelled samples.

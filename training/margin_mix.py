@@ -176,6 +176,8 @@ class MarginMix(Stateless):
         crops = self._faces.images[self._shown_unlabelled[samples]].to(device)
         unlabelled = torch.cat([self._augment(crops, draws[:, view]) for view in range(1, self.views)])
         guesses = self._guess(model, unlabelled)
+        # Before 2.15 torch would take the weights that autocast has rounded for the guesses, which have no gradient.
+        torch.clear_autocast_cache()
         images, targets = mix(
             torch.cat([images, unlabelled]),
             torch.cat([targets, guesses.repeat(table.views, 1)]),

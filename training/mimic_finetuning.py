@@ -138,8 +138,6 @@ class MimicFinetuning(Stateless):
         if self._table.votes == "probability":
             assert self._faces.targets is not None
             self._targets = sample_targets(self._faces.targets, seed=seed, epoch=epoch)
-        if self.teachers is not None and self.teachers.see_faces and self._answers is None:
-            self._answers = self.teachers.answers(self._faces, next(self.model.parameters()).device)
         return IndexedEpoch(order, share)
 
     def losses(self, model: nn.Module, samples: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -150,6 +148,8 @@ class MimicFinetuning(Stateless):
         draws = self._draws[samples].to(device)
         images = torch.cat([self._augment(crops, draws[:, view]) for view in range(self.views)])
         targets = self._targets[faces].to(device)
+        if self.teachers is not None and self.teachers.see_faces and self._answers is None:
+            self._answers = self.teachers.answers(self._faces, device)
         said = targets[:, :0] if self._answers is None else self._answers[faces].to(device)
         images, both = self._mix(images, torch.cat([targets, said], dim=1), rng)
         both = both.repeat(self.views, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     Discriminator,
@@ -36,19 +36,24 @@ from training.stage_table import LATER, Moment, StageTable, Table
 Stage = Literal["pretrain", "finetune"]
 
 
+_MASK_RATIOS: Final = {"mae": 0.75, "hog": 0.4, "simmim": 0.6, "mimco": 0.6}
+
+
 class PretrainTable(StageTable):
     """Pre-training without labels: masked (`mae`, `hog`, `simmim`), contrastive (`moco_v3`), or both (`mimco`).
 
     `mae` predicts pixels (He et al. 2022, arXiv:2111.06377), `hog` gradients, `simmim` pixels behind any stem.
-    `images` are `photos` without labels, the labelled set's `faces` (of its part `split`), or both. `photos_from` are
-    the names of the folders, given with --data or found in them, whose photos are taken; empty takes all.
+    `images` are `photos` without labels, the labelled set's `faces` (of its part `split`, those that have a majority
+    label), or both. `photos_from` are the names of the folders, given with --data or found in them, whose photos are
+    taken; empty takes all.
     `stream` reads photos again in every epoch instead of keeping them in memory; `auto` does so when they do not fit.
     `shuffle_buffer` and `strict_shards` (stop at a damaged shard instead of leaving out the rest of it) are a stream's.
 
     Every `reconstructions_every` epochs, and after the last, a picture shows what the network paints; 0 is never.
-    `norm_pix_loss` is MAE's, `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`, `simmim_mask_px` is
-    the side of SimMIM's masked squares; `moco` and `mimco` are the tables of those methods, see
-    `training.contrastive_tables`. SimMIM and those two have no use for a decoder.
+    `betas` and `mask_ratio` are by default those that the method was published with. `norm_pix_loss` is MAE's,
+    `hog_cell_px` and `hog_gaussian_window` are for HOG, see `models.hog`, `simmim_mask_px` is the side of SimMIM's
+    masked squares; `moco` and `mimco` are the tables of those methods, see `training.contrastive_tables`. SimMIM and
+    those two have no use for a decoder.
     """
 
     method: Literal["mae", "hog", "simmim", "moco_v3", "mimco"] = "mae"
@@ -59,7 +64,7 @@ class PretrainTable(StageTable):
     shuffle_buffer: Annotated[PositiveInt, LATER] = 4096
     strict_shards: Annotated[bool, LATER] = False
     betas: tuple[Moment, Moment] = Field((0.9, 0.95), strict=False)
-    mask_ratio: float = Field(default_factory=lambda own: 0.6 if own["method"] == "simmim" else 0.75, gt=0.0, lt=1.0)
+    mask_ratio: float = Field(default_factory=lambda own: _MASK_RATIOS.get(own["method"], 0.75), gt=0.0, lt=1.0)
     norm_pix_loss: bool = True
     decoder_embed_dim: PositiveInt = 512
     decoder_depth: PositiveInt = 8
@@ -70,6 +75,13 @@ class PretrainTable(StageTable):
     simmim_mask_px: Annotated[PositiveInt, LATER] = 32
     moco: Annotated[MocoTable, LATER] = MocoTable()
     mimco: Annotated[MimcoTable, LATER] = MimcoTable()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _betas_of_the_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method", "mae") != "mae":
+            return {"betas": (0.9, 0.999)} | values
+        return values
 
     @model_validator(mode="after")
     def _tables_fit(self) -> Self:

@@ -11,18 +11,19 @@ from fer_app.ui.html import named
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.photo import MOST_PICTURES, records_of
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitches
 from fer_app.ui.upload_folder import UploadFolder
-from fer_app.ui.video import StopSwitch
 from fer_app.ui.video_tab import make_job
 
 
-def add_api(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> None:
+def add_api(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, switches: StopSwitches) -> None:
     """Put the functions into the blocks that are being made; nothing of it is seen.
 
     Args:
         shelf: the classifiers.
         settings: what is allowed.
         uploads: where files go.
+        switches: what stops videos.
     """
     default = shelf.names[0]
 
@@ -54,7 +55,7 @@ def add_api(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> N
                 shelf,
                 settings,
                 uploads,
-                StopSwitch(),
+                switches.new(),
                 video,
                 model,
                 blur=blur,

@@ -13,6 +13,7 @@ from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.notice import notice
 from fer_app.ui.photo_tab import photo_tab
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitches
 from fer_app.ui.upload_folder import UploadFolder
 from fer_app.ui.video_tab import video_tab
 from fer_app.ui.webcam_tab import webcam_tab
@@ -37,13 +38,14 @@ def theme() -> gr.themes.Base:
     )
 
 
-def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) -> gr.Blocks:
+def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, switches: StopSwitches) -> gr.Blocks:
     """Put the page together.
 
     Args:
         shelf: the classifiers.
         settings: what is allowed.
         uploads: where files go.
+        switches: what stops videos.
     """
     blocks: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
@@ -73,12 +75,12 @@ def make_blocks(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder) 
             with gr.Tab("Webcam"):
                 webcam_tab()
             with gr.Tab("Video"):
-                switches = video_tab(shelf, settings, uploads, model)
+                stop = video_tab(shelf, settings, uploads, switches, model)
             if len(shelf.names) > 1:
                 with gr.Tab("Compare"):
                     compare_tab(shelf, uploads)
-        add_api(shelf, settings, uploads)
-        blocks.unload(switches.press)
+        add_api(shelf, settings, uploads, switches)
+        blocks.unload(stop)
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
 

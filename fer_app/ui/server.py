@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -21,6 +22,7 @@ from fer_app.stop_signals import StopSignals
 from fer_app.ui.guard import Guard
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitches
 from fer_app.ui.upload_folder import UploadFolder
 from fer_app.ui.webcam import WebcamDesk
 
@@ -32,11 +34,12 @@ MOST_FRAME_BYTES = 2_000_000
 
 
 @contextlib.contextmanager
-def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
+def make_app(settings: UiSettings, switches: StopSwitches) -> Iterator[ASGIApp]:
     """Give the whole page; what people sent is deleted when the block ends.
 
     Args:
         settings: who may reach it and what they may send.
+        switches: what stops videos.
 
     Raises:
         InputError: a setting that means nothing.
@@ -60,7 +63,7 @@ def make_app(settings: UiSettings) -> Iterator[ASGIApp]:
         app.add_api_websocket_route("/fer/webcam", desk.serve)
         app.mount("/fer", StaticFiles(directory=ASSETS))
         login = settings.login
-        blocks = make_blocks(shelf, settings, uploads)
+        blocks = make_blocks(shelf, settings, uploads, switches)
         # Otherwise Gradio reads whatever file a request names; `Guard` would still refuse it.
         blocks.has_launched = True
         gr.mount_gradio_app(
@@ -135,7 +138,12 @@ def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
         InputError: the address is taken, or not one of this machine; no public address could be opened.
         ModelError: a classifier cannot be used.
     """
-    with StopSignals() as signals, contextlib.closing(_listening(settings)) as listening, make_app(settings) as app:
+    switches = StopSwitches()
+    with (
+        StopSignals() as signals,
+        contextlib.closing(_listening(settings)) as listening,
+        make_app(settings, switches) as app,
+    ):
         config = uvicorn.Config(
             app,
             log_level="error",
@@ -160,6 +168,8 @@ def serve(settings: UiSettings, tell: Callable[[str], None]) -> int:
                         tell(_public_address(listening))
                 thread.join(0.1)
         finally:
+            switches.press_all()  # a video that goes on would keep its files, and the program
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # that connections are cut is no news
             server.should_exit = True
             thread.join()
     return signals.received or 0

@@ -14,6 +14,7 @@ from fer_app.output_files import short_stem
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
 from fer_app.ui.html import named, problem
+from fer_app.ui.stop_switches import StopSwitch
 from fer_app.ui.video_view import show_progress, show_result
 from fer_app.video import VideoInfo, VideoReader
 from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video
@@ -21,21 +22,6 @@ from fer_app.video_faces.timeline import ExpressionTimeline, Timeline
 
 # So often is told how far it is, seconds.
 _TOLD_S = 0.3
-
-
-class StopSwitch:
-    """Ends a video before its time; may be asked and pressed from any thread."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def press(self) -> None:
-        """Stop after the frames that are being worked on."""
-        self._event.set()
-
-    def pressed(self) -> bool:
-        """Tell whether to stop."""
-        return self._event.is_set()
 
 
 @dataclass

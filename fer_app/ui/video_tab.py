@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,33 +14,15 @@ from fer_app.source_files import VIDEO_SUFFIXES
 from fer_app.ui.html_block import html_block
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitch, StopSwitches
 from fer_app.ui.upload_folder import UploadFolder
-from fer_app.ui.video import StopSwitch, VideoJob, show_video
+from fer_app.ui.video import VideoJob, show_video
 from fer_app.video_faces import Settings, Wanted
 
 _NOTHING = '<p class="fer-hint">The annotated video will be shown here.</p>'
 _SEARCHES = [("five times a second", 0), ("in every frame", 1), ("in every 3rd frame", 3), ("in every 10th frame", 10)]
 # By their endings too: what a machine takes for a video depends on its table of types.
 VIDEOS = ["video", *sorted(VIDEO_SUFFIXES)]
-
-
-class Switches:
-    """What stops the video of each visitor."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, StopSwitch] = {}
-
-    def new(self, request: gr.Request) -> StopSwitch:
-        """Give a visitor a switch; what it did before stops."""
-        self.press(request)
-        switch = self._of[str(request.session_hash)] = StopSwitch()
-        return switch
-
-    def press(self, request: gr.Request) -> None:
-        """Stop what a visitor is doing, if anything; also when it leaves."""
-        switch = self._of.pop(str(request.session_hash), None)
-        if switch is not None:
-            switch.press()
 
 
 def more_files() -> list[tuple[str, str]]:
@@ -106,19 +88,21 @@ def make_job(
     )
 
 
-def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, model: gr.Dropdown) -> Switches:
+def video_tab(
+    shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, switches: StopSwitches, model: gr.Dropdown
+) -> Callable[[gr.Request], None]:
     """Put the tab into the blocks that are being made.
 
     Args:
         shelf: the classifiers.
         settings: how long a video may be.
         uploads: where files go.
+        switches: what stops the videos.
         model: names the chosen classifier.
 
     Returns:
-        What stops the videos of a visitor who leaves.
+        What stops the video of the visitor that asks, to be called when it leaves.
     """
-    switches = Switches()
     video = gr.File(
         label="A video: drop or choose",
         file_count="single",
@@ -152,7 +136,7 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
         files: list[str],
         request: gr.Request,
     ) -> Iterator[str]:
-        switch = switches.new(request)
+        switch = switches.new(str(request.session_hash))
 
         def job() -> VideoJob:
             return make_job(
@@ -173,6 +157,9 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
 
         yield from show_video(path, job, shelf.title(name))
 
+    def stop(request: gr.Request) -> None:
+        switches.press(str(request.session_hash))
+
     begin.click(
         run,
         [video, model, *options],
@@ -181,5 +168,5 @@ def video_tab(shelf: ModelShelf, settings: UiSettings, uploads: UploadFolder, mo
         concurrency_id="video",
         show_progress="hidden",
     )
-    cancel.click(switches.press, None, None, api_visibility="private", concurrency_limit=None)
-    return switches
+    cancel.click(stop, None, None, api_visibility="private", concurrency_limit=None)
+    return stop

@@ -32,6 +32,10 @@ class StubDriver:
         count._obj.value = 2
         return 0
 
+    def cuDriverGetVersion(self, version):  # noqa: N802
+        version._obj.value = 12040
+        return 0
+
     def cuDeviceGet(self, device, ordinal):  # noqa: N802
         device._obj.value = ordinal
         return 0 if ordinal < 2 else self.NO_DEVICE
@@ -84,6 +88,7 @@ def driver(monkeypatch):
 def test_devices(driver):
     assert cuda_driver.device_count() == 2
     assert cuda_driver.device_name(1) == "Stub GPU 1"
+    assert cuda_driver.newest_cuda() == (12, 4)
     with pytest.raises(ProviderUnavailableError, match="cuDeviceGet: invalid device ordinal"):
         cuda_driver.device_name(2)
 

@@ -283,6 +283,17 @@ def test_the_detector_never_runs_on_tensorrt():
     assert [detector_device(name) for name in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda:0"]
 
 
+def test_the_detector_leaves_a_gpu_that_only_another_backend_can_use_to_that(monkeypatch):
+    monkeypatch.setattr("fer_app.recognizer.device_problem", lambda name: "no provider" if name == "cuda:0" else "")
+    assert [detector_device(name, "torch") for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+        "auto",
+        "cpu",
+        "cpu",
+        "cuda:1",
+    ]
+    assert detector_device("cuda") == "cuda:0"  # ONNX Runtime's own: asked for, so tried, and refused with a reason
+
+
 def test_the_sessions_keep_within_the_memory_of_the_device_together(tiny_model, monkeypatch):
     from fer_app import classifier, session
     from fer_app.detection import mtcnn

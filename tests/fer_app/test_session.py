@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,7 @@ def fake_nvidia(monkeypatch):
     """A machine that has the driver and two devices but no working CUDA."""
     monkeypatch.setattr(session_module, "nvidia_device_visible", lambda: True)
     monkeypatch.setattr(session_module, "device_count", lambda: 2)
+    monkeypatch.setattr(session_module, "newest_cuda", lambda: (13, 0))
     monkeypatch.setattr(session_module, "_preload_cuda", lambda: 'libcublas is missing; pip install "fer-mimic[cuda]"')
 
 
@@ -202,6 +204,20 @@ def test_a_device_that_is_not_there_is_an_error_that_names_the_last(tiny_model, 
     with pytest.raises(ProviderUnavailableError, match="no NVIDIA device 0: the driver shows none"):
         open_session(tiny_model, device="cuda")
     assert "shows none" in open_session(tiny_model, device="auto").note
+
+
+def test_a_driver_older_than_the_runtime_s_cuda_is_told_before_anything_is_loaded(tiny_model, fake_nvidia, monkeypatch):
+    use(monkeypatch, StubRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"]))
+    monkeypatch.setattr(session_module, "_cuda_needed", lambda: 13)
+    monkeypatch.setattr(session_module, "newest_cuda", lambda: (12, 4))
+    said = r"the NVIDIA driver runs CUDA 12\.4 at most, and ONNX Runtime needs CUDA 13; install a newer driver"
+    assert re.fullmatch(said, device_problem("cuda"))
+    with pytest.raises(ProviderUnavailableError, match=said):
+        open_session(tiny_model, device="cuda")
+    monkeypatch.setattr(session_module, "newest_cuda", lambda: (13, 0))
+    assert "CUDA 13" not in device_problem("cuda")
+    monkeypatch.undo()
+    assert session_module._cuda_needed() in (0, *range(11, 20))
 
 
 def test_what_only_cuda_has_is_refused_elsewhere(tiny_model, no_nvidia):

@@ -56,7 +56,8 @@ class CrossEntropyLoss(nn.Module):
 
     With an offset the softmax is of `logits + offset`. With tau times the logarithm of each class's share it is logit
     adjustment (Menon et al. 2021, arXiv:2007.07314, eq. 10): the network learns the rest, and what it says without the
-    offset is as if classes were less unequal, for tau = 1 equally frequent.
+    offset is as if classes were less unequal, for tau = 1 equally frequent. Where a teacher that was adjusted itself
+    makes part of the targets, its adjustment comes on top.
 
     Args:
         label_smoothing: s; the targets become `(1 - s) y + s / K`.

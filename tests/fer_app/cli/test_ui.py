@@ -6,9 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.fer_app.video.conftest import make_clip
 from typer.testing import CliRunner
 
 from fer_app.cli import app
@@ -106,3 +110,25 @@ def test_ctrl_c_ends_it_quietly(tiny_model) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_a_video_that_is_being_read_does_not_keep_it(tiny_model, tmp_path, monkeypatch) -> None:
+    client = pytest.importorskip("gradio_client")
+    pictures = [np.zeros((320, 320, 3), np.uint8)] * 6000
+    long = make_clip(tmp_path / "long.mp4", times=range(6000), size=(320, 320), pictures=pictures)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    command = [*FER, "--port", "0", "--model", str(tiny_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        client.Client(address, verbose=False).submit(video=client.handle_file(long), api_name="/annotate")
+        deadline_s = time.monotonic() + 60
+        while not list(Path(tmp_path, "temporary").glob("fer-ui-*/result-*/*")):  # it has begun
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (143, "", "")
+    assert not list(Path(tmp_path, "temporary").glob("fer-ui-*"))

@@ -16,8 +16,9 @@ from fer_app import Recognizer
 from fer_app.errors import InputError, VideoOpenError
 from fer_app.ui.model_shelf import ModelShelf
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitch, StopSwitches
 from fer_app.ui.upload_folder import UploadFolder
-from fer_app.ui.video import Progress, StopSwitch, VideoJob, show_video
+from fer_app.ui.video import Progress, VideoJob, show_video
 from fer_app.ui.video_tab import make_job, more_files
 from fer_app.ui.video_view import show_progress
 from fer_app.video import VideoReader
@@ -217,3 +218,15 @@ def test_settings_of_the_page(tiny_model, clip) -> None:
         with pytest.raises(InputError, match="choose a video first"):
             make_job(shelf, UiSettings(), uploads, StopSwitch(), None, "tiny")
     assert {name for _, name in more_files()} <= {"jsonl", "parquet", "timeline", "storyboard"}
+
+
+def test_a_visitor_s_switch_is_one_at_a_time_and_all_are_pressed_at_the_end() -> None:
+    switches = StopSwitches()
+    first, other, program, another = switches.new("a"), switches.new("b"), switches.new(), switches.new()
+    second = switches.new("a")
+    assert [one.pressed() for one in (first, second, other, program, another)] == [True, False, False, False, False]
+    switches.press("b")
+    switches.press("nobody")
+    assert [one.pressed() for one in (second, other, program)] == [False, True, False]
+    switches.press_all()
+    assert all(one.pressed() for one in (second, program, another, switches.new(), switches.new("c")))
