@@ -83,7 +83,8 @@ def settled_centroids(
     """Let centroids settle between the labelled samples' means, where they begin, and clusters of the unlabelled ones.
 
     A round is `c_j = (1 - b) anchor_j + b sum_i u_ij^m z_i / sum_i u_ij^m`, at length 1, with the memberships u of the
-    round before. Anchors have length 1, clusters the less the wider they are: then the direction is more the anchor's. There are at most ten; a largest shift below 1e-4 ends them.
+    round before. Anchors have length 1, clusters the less the wider they are: then the direction is more the anchor's.
+    There are at most ten; a largest shift below 1e-4 ends them.
 
     Args:
         anchors: float32, (K, D), `class_means` of the labelled samples.

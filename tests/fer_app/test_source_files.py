@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fer_app.errors import InputError
-from fer_app.source_files import IMAGE_SUFFIXES, find_images
+from fer_app.source_files import IMAGE_SUFFIXES, find_images, is_folder
 
 
 @pytest.fixture
@@ -91,6 +91,22 @@ def test_what_may_not_be_looked_at_is_an_error(folder: Path, monkeypatch: pytest
     assert sorted(names(find_images([folder]), folder)) == sorted(TOP)
     with pytest.raises(InputError, match=r"sub: cannot be looked into: Permission denied"):
         find_images([folder], recursive=True)
+
+
+def test_on_windows_an_address_or_a_pattern_is_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system knows no such names, and says so in another way than that there is no such file."""
+    really = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if "*" in path.name or "rtsp:" in path.parts:
+            error = OSError(errno.EINVAL, "The filename, directory name, or volume label syntax is incorrect")
+            error.winerror = 123  # type: ignore[attr-defined]
+            raise error
+        return really(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert not is_folder(Path("rtsp://somewhere/1"))
+    assert names(find_images([folder / "*.webp"]), folder) == ["straße.webp"]
 
 
 def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ from fer_app.errors import ConfigError, ProviderUnavailableError
 from training import distributed
 from training.cli import train as train_command
 from training.distributed import Processes, World, launch
-from training.fsdp import need_plain_run
+from training.fsdp import fsdp_strategy, need_plain_run
 from training.loop import _finish_epoch, step_draws
 from training.progress_state import Progress
 from training.run_folder import RunFolder
+from training.sampling import Share
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,23 @@ def test_what_fsdp_was_not_made_for() -> None:
     need_plain_run(ema=False, compiles=False, checkpoints_activations=False)
     with pytest.raises(ConfigError, match=r"--strategy fsdp does not go with ema_decay, compile: turn that off"):
         need_plain_run(ema=True, compiles=True, checkpoints_activations=False)
+
+
+def test_pieces_are_computed_with_as_the_whole_is() -> None:
+    """Rounded to bf16, a mask's random numbers would be other ones, and gradients would add up less well."""
+    kept = fsdp_strategy().mixed_precision_config
+    assert kept is not None
+    assert (kept.param_dtype, kept.reduce_dtype, kept.buffer_dtype) == (None, None, None)
+    assert not kept.cast_root_forward_inputs
+
+
+@pytest.mark.parametrize(("backend", "world", "shared"), [("nccl", 2, True), ("gloo", 2, False), ("nccl", 1, False)])
+def test_batch_norms_are_shared_where_the_run_computes_on_gpus(
+    monkeypatch: pytest.MonkeyPatch, backend: str, world: int, shared: bool
+) -> None:
+    """Whether there is a GPU in the machine is another question: `--accelerator cpu` leaves it alone."""
+    monkeypatch.setattr(distributed, "own_share", lambda: Share(0, world))
+    monkeypatch.setattr(distributed.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made = distributed.synchronised(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == shared

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fer_app.errors import ConfigError
-from training.recipe import Recipe
+from training.recipe import PretrainTable, Recipe
 from training.recipe_files import load_recipe
 
 MINIMAL = """
@@ -136,3 +136,19 @@ def test_a_network_without_blocks_needs_a_stem_and_has_no_class_token(tmp_path: 
     moco = "pretrain={method = 'moco_v3', epochs = 1, batch_size = 8, base_lr = 1e-3}"
     with pytest.raises(ConfigError, match=r"no class token: leave out pretrain\.method = 'moco_v3'"):
         load_recipe(path, [*stem, moco])
+
+
+@pytest.mark.parametrize(
+    ("method", "beta", "ratio"),
+    [("mae", 0.95, 0.75), ("hog", 0.999, 0.4), ("simmim", 0.999, 0.6), ("moco_v3", 0.999, 0.75), ("mimco", 0.999, 0.6)],
+)
+def test_pretraining_has_the_published_settings_of_its_method(method: str, beta: float, ratio: float) -> None:
+    table = PretrainTable.model_validate({"method": method})
+    assert (table.betas, table.mask_ratio) == ((0.9, beta), ratio)
+    chosen = PretrainTable.model_validate({"method": method, "betas": [0.8, 0.9], "mask_ratio": 0.5})
+    assert (chosen.betas, chosen.mask_ratio) == ((0.8, 0.9), 0.5)
+
+
+def test_a_method_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'mae', 'hog'"):
+        PretrainTable.model_validate({"method": "beit"})

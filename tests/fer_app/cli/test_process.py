@@ -144,6 +144,18 @@ def test_a_name_that_is_no_text(arguments, tmp_path, astronaut_path):
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_rows_are_utf_8_whatever_the_terminal_takes(kind, tmp_path, astronaut_path):
+    """As on Windows, where what goes into a file has the encoding of old programs."""
+    picture = tmp_path / "Schüler 😀.jpg"
+    picture.write_bytes(astronaut_path.read_bytes())
+    command = [sys.executable, "-c", "from fer_app.cli import main; main()", "predict", str(picture), "-f", kind]
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "Schüler 😀.jpg" in done.stdout.decode("utf-8")
+    assert b"\r" not in done.stdout
+
+
 def test_training_without_its_packages_names_the_extra(tmp_path):
     """As in the base install, where none of them is there."""
     code = (

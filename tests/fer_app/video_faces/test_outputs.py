@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.fer_app.video.conftest import make_clip
+from tests.fer_app.video_faces.made_faces import made_faces, showing
 
 from fer_app.errors import InputError, ModelError
 from fer_app.recognizer import Recognizer
 from fer_app.video import VideoFrame
 from fer_app.video_faces import OutputPaths, Settings, Wanted, annotate_video, name_outputs, read_summary
 from fer_app.video_faces.finders import EveryFrameFinder, FoundFaces
-from fer_app.video_faces.outputs import EVERYTHING
+from fer_app.video_faces.outputs import EVERYTHING, RowFiles, partial_rows
 from fer_app.video_faces.storyboard_sheet import sheet_wh
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("pyarrow", "matplotlib")}
@@ -143,6 +144,18 @@ def test_a_picture_that_cannot_be_written_is_an_error_and_the_summary_says_so(
     assert not summary["complete"]
     assert "is a folder" in summary["problem"]
     assert len(csv_frames(paths)) == 20
+
+
+def test_a_file_that_cannot_have_its_name_leaves_the_others_whole(clip: Path) -> None:
+    paths = outputs(clip, Wanted(video=False, jsonl=True))
+    csv_path, jsonl = paths.rows
+    (csv_path / "something").mkdir(parents=True)  # as good as a file that a table program has open on Windows
+    rows = RowFiles(paths)
+    with pytest.raises(InputError, match=rf"{csv_path.name}: cannot be written"), rows:
+        rows.write(made_faces(0.0, [1], [showing("fear")]))
+    assert len(jsonl.read_text().splitlines()) == 1
+    assert len(partial_rows(csv_path).read_text().splitlines()) == 2
+    assert all(file.closed for file in rows._files)
 
 
 def test_names(tmp_path: Path) -> None:
