@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
 # chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(TWICE) goes on from there, taught by $(TAUGHT) and
-# $(SECOND_SHIFTS), joined, and so does $(FAST), the last run, taught by $(TWICE) and $(SECOND_SHIFTS). $(ACCURATE) is no run: $(FAST), as
-# it is bundled, and $(SECOND_SHIFTS), joined.
+# $(SECOND_SHIFTS), joined; $(FAST), the last run, from $(TWICE), taught by that and $(SECOND_SHIFTS), joined. $(ACCURATE) is no run: $(FAST),
+# as it is bundled, and $(SECOND_SHIFTS), joined.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus

@@ -35,7 +35,7 @@ import torch
 import typer
 
 from export.half_storage import keep_in_16_bits
-from export.lineage import as_json, lineage, origins, without_paths
+from export.lineage import Run, as_json, lineage, origins, without_paths
 from export.model_card import draw_pictures, marked, measure, write_card
 from export.onnx_export import size_of
 from export.threshold import with_threshold
@@ -43,7 +43,7 @@ from export.variants import Faces, Variant, export_variants
 from fer_app.contract import Precision
 from fer_app.errors import ExportError, FerError
 from fer_app.model_choice import MOST_LOST
-from fer_app.model_store import ROLES
+from fer_app.model_store import DEFAULT, ROLES
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
@@ -120,12 +120,13 @@ def bundle(
     marked(card)
     faces = _faces(data, calibrate="int8" in also)
     weights, info = load_checkpoint(checkpoint)
-    if not {f"bundled:{name}", *(["bundled"] if default else [])}.isdisjoint(origins(info.recipe)):
+    runs = lineage(checkpoint, info)
+    named = {word for step in runs for word in (origins(step.recipe) if isinstance(step, Run) else step.members)}
+    if any(_would_be(word, name, role, default=default) for word in named):
         raise ExportError(
             f"{checkpoint} comes from a bundled model that it would replace: train, or join, a copy of its weights, or "
             "name it otherwise"
         )
-    runs = lineage(checkpoint, info)
     info = dataclasses.replace(_portable(info), lineage=as_json(runs))
     kept = root / "training" / "weights"
     kept.mkdir(exist_ok=True)
@@ -157,6 +158,12 @@ def bundle(
     made = Bundle(root, name, role, default, info, full.report, full, tuple(others))
     _write_manifest(made)
     return made
+
+
+def _would_be(word: str, name: str, role: str, *, default: bool) -> bool:
+    """Whether what a recipe calls by a word is afterwards the model that is being bundled."""
+    kind, _, called = word.partition(":")
+    return kind == "bundled" and (called == name or (called in ("", DEFAULT) and default) or called == role != "")
 
 
 def _kept_in_16_bits(full: Variant, compact: Path) -> Variant:

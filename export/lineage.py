@@ -4,7 +4,7 @@ An ensemble comes from the runs of its members, and from their being joined; a r
 
 A run folder tells more than a checkpoint alone: `done.json` beside it has the machine and the program. A bundled
 checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place, and what
-was known of its runs stays in its header, so that what is trained on from it can tell them too.
+was known of its runs stays in its header, so that what is trained on from a copy of it can tell them too.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class TorchBackendClassifier:
             torch.set_num_threads(threads)
         self._contract = info.contract.replace(precision=name)
         self._batch_size = batch_size
-        torch.backends.cudnn.allow_tf32 = False  # float32 is what is computed in float32
+        # Of the whole process: convolutions in float32 are otherwise rounded on GPUs, matrix products are not.
+        torch.backends.cudnn.allow_tf32 = False
         self._network = model.to(self._device).requires_grad_(False)
         if self._device.type == "cuda" if compiled is None else compiled:
             self._network.compile(dynamic=True)  # one program for all numbers of faces

@@ -68,5 +68,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError):
                 stream.reconfigure(errors="backslashreplace")
-    # Patterns are looked up here, after they were tried as names, and on every system alike.
+    # Pictures, videos and data may be named by patterns on every system: they are tried as names first, and looked up
+    # where they are read, not by what Windows lacks a shell for.
     app(windows_expand_args=False)

@@ -205,7 +205,7 @@ def _expanded(videos: list[str], recursive: bool, output: Path) -> list[str]:
     for video in videos:
         path = Path(video)
         if is_folder(path):
-            if output.exists() and path.samefile(output):
+            if is_folder(output) and path.samefile(output):
                 raise InputError(f"{output}: is the folder of the videos: results among them would be taken for more")
             inside = [one for one in find_videos([path], recursive) if not one.resolve().is_relative_to(written)]
             if not inside:

@@ -164,12 +164,14 @@ def _expand(sources: list[str], recursive: bool, output: Path | None, report: _R
 
 
 def tell_device(recognizer: Recognizer, asked: str) -> None:
-    """Say what `auto` chose where there was a choice."""
-    from fer_app.session import nvidia_device_visible
+    """Say what `auto` chose where there was a choice, and when the detector is not where the classifier is."""
+    from fer_app.session import device_problem, nvidia_device_visible
 
     if asked.strip().lower() == "auto" and nvidia_device_visible():
         note = getattr(recognizer.classifier, "note", "")
         typer.echo(f"fer: running on {recognizer.classifier.device}{': ' + note if note else ''}", err=True)
+    elif recognizer.detector is not None and recognizer.detector.device == "cpu" != recognizer.classifier.device:
+        typer.echo(f"fer: the detector runs on cpu: {device_problem(asked)}", err=True)
 
 
 def _run(

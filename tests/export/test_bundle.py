@@ -188,6 +188,8 @@ def test_what_is_too_large_leaves_the_tree_alone(
         {"members": ["recipe:debug", "bundled:mine"]},
         {"init": "bundled:mine"},
         {"init": "bundled"},  # which will be this one
+        {"init": "bundled:default"},
+        {"init": "bundled:fast"},
         {"finetune": {"distill": {"teachers": ["bundled:mine"]}}},
     ],
 )
@@ -198,8 +200,21 @@ def test_what_comes_from_the_model_that_it_replaces_is_refused(
     save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=info.recipe | origin))
     before = files_below(tree)
     with pytest.raises(ExportError, match="comes from a bundled model that it would replace"):
-        bundle(checkpoint, "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
+        bundle(checkpoint, "mine", mini_ferplus, tree, role="fast", default=True, also=(), bench_s=0)
     assert files_below(tree) == before
+
+
+def test_what_was_taught_by_the_model_that_it_replaces_is_refused(
+    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path
+) -> None:
+    weights, info = load_checkpoint(checkpoint)
+    both = tmp_path / "both.safetensors"
+    recipe = {"name": "ensemble", "members": ["bundled:mine", "recipe:debug"]}
+    save_checkpoint(both, weights, dataclasses.replace(info, recipe=recipe))
+    taught = info.recipe | {"finetune": info.recipe["finetune"] | {"distill": {"teachers": [str(both)]}}}
+    save_checkpoint(checkpoint, weights, dataclasses.replace(info, recipe=taught))
+    with pytest.raises(ExportError, match="comes from a bundled model that it would replace"):
+        bundle(checkpoint, "mine", mini_ferplus, tree, default=False, also=(), bench_s=0)
 
 
 def test_runs_are_followed_and_no_path_is_kept(

@@ -16,6 +16,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from fer_app.errors import ConfigError, ProviderUnavailableError
+from fer_app.worker_processes import at_most
 from training import distributed
 from training.cli import train as train_command
 from training.distributed import Processes, World, launch
@@ -174,3 +175,16 @@ def test_batch_norms_are_shared_where_the_run_computes_on_gpus(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = distributed.synchronised(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == shared
+
+
+def test_float32_is_float32_on_gpus_too(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(distributed, "Fabric", Mock(return_value=fabric))
+    launch("fp32", Processes(devices=1, accelerator="cpu"))
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_pool_has_as_many_processes_as_its_system_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [at_most(number) for number in (3, 200)] == [3, 200]
+    monkeypatch.setattr("fer_app.worker_processes.sys.platform", "win32")
+    assert [at_most(number) for number in (3, 200)] == [3, 61]
