@@ -342,7 +342,7 @@ def test_a_bundled_member_is_told_by_its_name(tmp_path: Path) -> None:
     name, (weights, info) = bundled.stem, load_checkpoint(bundled)
     other = tmp_path / "debug" / "finetune" / "best.safetensors"
     other.parent.mkdir(parents=True)
-    save_checkpoint(other, weights, dataclasses.replace(info, recipe=info.recipe | {"name": "debug"}))
+    save_checkpoint(other, weights, dataclasses.replace(info, recipe=info.recipe | {"name": "debug"}, lineage=[]))
     both = tmp_path / "both.safetensors"
     assert join([bundled, other], both).recipe["members"] == [f"bundled:{name}", str(other)]
     *runs, joining = lineage(both, read_info(both))

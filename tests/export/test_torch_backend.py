@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -108,10 +109,13 @@ def test_what_cannot_be_opened(tmp_path: Path, pair, tiny_model: Path, monkeypat
         TorchBackendClassifier(checkpoint, batch_size=0)
     with pytest.raises(ProviderUnavailableError, match="tensorrt"):
         TorchBackendClassifier(checkpoint, device="tensorrt")
+    asked: list[object] = []
+    monkeypatch.setattr(module.torch.cuda, "device", lambda device: contextlib.nullcontext(asked.append(device)))
     monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert module._arithmetic("auto", torch.device("cuda", 0))[0] == "fp32"
     with pytest.raises(ProviderUnavailableError, match="cuda:0 has no bf16: use --precision fp16 or fp32"):
         module._arithmetic("bf16", torch.device("cuda", 0))
+    assert asked == 2 * [torch.device("cuda", 0)]  # of that one, whichever is the current one
 
 
 def test_a_failing_run_is_a_model_error(pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -138,6 +138,7 @@ def slow_settled(anchors: Tensor, z: Tensor, fuzzifier: float, share: float, siz
 @given(st.integers(1, 12), st.integers(2, 4), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
 def test_centroids_settle_as_the_slow_ones(count, clusters, share, seed):
+    assume(share < 1 or count >= clusters)  # otherwise clusters fall together, and rounding decides which goes where
     anchors, z = points(clusters, seed), points(count, seed + 1)
     found = settled_centroids(anchors, z, fuzzifier=2.0, unlabelled_share=share)
     torch.testing.assert_close(found, slow_settled(anchors, z, 2.0, share), rtol=1e-2, atol=1e-3)
