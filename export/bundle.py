@@ -35,7 +35,7 @@ import torch
 import typer
 
 from export.half_storage import keep_in_16_bits
-from export.lineage import Run, as_json, lineage, origins, without_paths
+from export.lineage import as_json, lineage, without_paths
 from export.model_card import draw_pictures, marked, measure, write_card
 from export.onnx_export import size_of
 from export.threshold import with_threshold
@@ -121,8 +121,7 @@ def bundle(
     faces = _faces(data, calibrate="int8" in also)
     weights, info = load_checkpoint(checkpoint)
     runs = lineage(checkpoint, info)
-    named = {word for step in runs for word in (origins(step.recipe) if isinstance(step, Run) else step.members)}
-    if any(_would_be(word, name, role, default=default) for word in named):
+    if any(_would_be(word, name, role, default=default) for step in runs for word in step.origins):
         raise ExportError(
             f"{checkpoint} comes from a bundled model that it would replace: train, or join, a copy of its weights, or "
             "name it otherwise"

@@ -47,6 +47,11 @@ class Run:
     counters: Mapping[str, int]
     done: Mapping[str, Any]
 
+    @property
+    def origins(self) -> Sequence[str]:
+        """What it was made from, as the recipe names it: `init`, and teachers."""
+        return _origins(self.recipe)
+
     def told(self) -> Iterator[str]:
         """Say in lines of Markdown what it was trained on, for how long, and where."""
         stage = self.recipe[self.recipe["stages"][-1]]
@@ -99,6 +104,11 @@ class Joining:
     name: str
     members: Sequence[str]
 
+    @property
+    def origins(self) -> Sequence[str]:
+        """What it was made from: its members."""
+        return self.members
+
     def told(self) -> Iterator[str]:
         """Say in lines of Markdown what was joined."""
         members = ", ".join(map(_with_card, self.members))
@@ -146,12 +156,7 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
         counters=info.counters,
         done=done[last] if checkpoint.parent.name == last else {},
     )
-    return [*_before([Path(file) for file in origins(info.recipe) if _is_file(file)], above), made]
-
-
-def origins(recipe: Mapping[str, Any]) -> list[str]:
-    """Return what a checkpoint with this recipe was made from, as the recipe names it: `init`, teachers, members."""
-    return [recipe.get("init", "scratch"), *_teachers(recipe), *recipe.get("members", ())]
+    return [*_before([Path(file) for file in _origins(info.recipe) if _is_file(file)], above), made]
 
 
 def as_json(steps: Sequence[Run | Joining]) -> list[dict[str, Any]]:
@@ -186,6 +191,10 @@ def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if teachers := [_portable(teacher) for teacher in _teachers(recipe)]:
         told["finetune"] = told["finetune"] | {"distill": told["finetune"]["distill"] | {"teachers": teachers}}
     return told
+
+
+def _origins(recipe: Mapping[str, Any]) -> list[str]:
+    return [recipe.get("init", "scratch"), *_teachers(recipe)]
 
 
 def _teachers(recipe: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from fer_app.contract import Contract, Precision
 from fer_app.errors import CheckpointError, InputError, ModelError, ModelNotFoundError, ProviderUnavailableError
 from fer_app.preprocess import softmax, to_input
 from training.checkpoint import checkpoint_at
-from training.evaluation import load_classifier, torch_device
+from training.evaluation import has_bf16, load_classifier, torch_device
 
 _DTYPES: Final[dict[str, tuple[Precision, torch.dtype]]] = {
     "fp32": ("fp32", torch.float32),
@@ -67,8 +67,6 @@ class TorchBackendClassifier:
             torch.set_num_threads(threads)
         self._contract = info.contract.replace(precision=name)
         self._batch_size = batch_size
-        # Of the whole process: convolutions in float32 are otherwise rounded on GPUs, matrix products are not.
-        torch.backends.cudnn.allow_tf32 = False
         self._network = model.to(self._device).requires_grad_(False)
         if self._device.type == "cuda" if compiled is None else compiled:
             self._network.compile(dynamic=True)  # one program for all numbers of faces
@@ -146,17 +144,10 @@ def open(file: Path, *, device: str, precision: str, batch_size: int, threads: i
 
 
 def _arithmetic(precision: str, device: torch.device) -> tuple[Precision, torch.dtype]:
-    has_bf16 = device.type == "cpu" or _has_bf16(device)
     if precision == "auto":
-        return _DTYPES["bf16" if device.type == "cuda" and has_bf16 else "fp32"]
+        return _DTYPES["bf16" if device.type == "cuda" and has_bf16(device) else "fp32"]
     if precision not in _DTYPES:
         raise InputError(f"the backend torch has no {precision}; it has {', '.join(_DTYPES)}")
-    if precision == "bf16" and not has_bf16:
+    if precision == "bf16" and not has_bf16(device):
         raise ProviderUnavailableError(f"{device} has no bf16: use --precision fp16 or fp32")
     return _DTYPES[precision]
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Whether a GPU computes in bf16 itself; torch tells of the current one alone."""
-    with torch.cuda.device(device):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

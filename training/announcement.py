@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from lightning.fabric import Fabric
 
 from training.disk_space import need_disk_space
 from training.distributed import World
+from training.evaluation import has_bf16
 from training.loop import LoopSettings
 from training.objective import Objective
 from training.recipe import Recipe, Stage
@@ -63,11 +63,7 @@ def announce(
             f"bf16 is slow on this processor: its matrix products take {slower:.1f} times as long as in float32; "
             "a run with --set precision=fp32 is likely to be faster"
         )
-    if (
-        settings.precision == "bf16"
-        and fabric.device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if settings.precision == "bf16" and not has_bf16(fabric.device):
         report.line(
             "this GPU has no bf16, which is emulated there, and slow; a run with --set precision=fp32 is likely to be "
             "faster"

@@ -62,7 +62,6 @@ class TorchClassifier:
     def __init__(self, model: nn.Module, contract: Contract) -> None:
         self.model = model
         self.contract = contract
-        torch.backends.cudnn.allow_tf32 = False  # float32, as the served file computes
 
     def logits(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (N, K) logits of uint8 (N, h, w) or (N, h, w, 3) RGB crops; the model is put in eval mode."""
@@ -117,9 +116,12 @@ def _build(architecture: Mapping[str, Any]) -> nn.Module:
 def load_classifier(path: Path) -> tuple[nn.Module, CheckpointInfo]:
     """Read a classifier checkpoint; the model is in eval mode.
 
+    In the whole process a GPU's convolutions are then float32 where float32 is asked for, as those of the served file.
+
     Raises:
         CheckpointError: it is missing, damaged, an encoder's, or its weights do not fit its architecture.
     """
+    torch.backends.cudnn.allow_tf32 = False
     weights, info = load_checkpoint(path)
     model = build_classifier(info)
     try:
@@ -172,6 +174,14 @@ def open_classifier(path: Path, *, device: str = "auto") -> LogitsSource:
             raise CheckpointError(f"{path} has no contract")
         return TorchClassifier(model.to(torch_device(device)), info.contract)
     raise ModelNotFoundError(f"{path}: expected a .safetensors checkpoint, an .onnx file or an .engine")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 itself; torch tells of the current GPU alone."""
+    if device.type != "cuda":
+        return True
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def torch_device(name: str) -> torch.device:

@@ -36,7 +36,7 @@ from training.stage_table import LATER, Moment, StageTable, Table
 Stage = Literal["pretrain", "finetune"]
 
 
-_MASK_RATIOS: Final = {"mae": 0.75, "hog": 0.4, "simmim": 0.6, "mimco": 0.6}
+_MASK_RATIOS: Final = {"hog": 0.4, "simmim": 0.6, "mimco": 0.6}
 
 
 class PretrainTable(StageTable):
