@@ -294,6 +294,18 @@ def test_the_detector_leaves_a_gpu_that_only_another_backend_can_use_to_that(mon
     assert detector_device("cuda") == "cuda:0"  # ONNX Runtime's own: asked for, so tried, and refused with a reason
 
 
+def test_where_the_detector_runs_is_told_when_it_is_not_where_the_classifier_is(tiny_model, monkeypatch, capsys):
+    from fer_app.cli.predict import tell_device
+
+    recognizer = Recognizer(tiny_model, device="cpu")
+    tell_device(recognizer, "cpu")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("fer_app.session.device_problem", lambda name: f"no {name}")
+    monkeypatch.setattr(type(recognizer.classifier), "device", "cuda:0")
+    tell_device(recognizer, "cuda")
+    assert capsys.readouterr().err == "fer: the detector runs on cpu: no cuda\n"
+
+
 def test_the_sessions_keep_within_the_memory_of_the_device_together(tiny_model, monkeypatch):
     from fer_app import classifier, session
     from fer_app.detection import mtcnn
