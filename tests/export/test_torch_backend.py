@@ -118,6 +118,12 @@ def test_what_cannot_be_opened(tmp_path: Path, pair, tiny_model: Path, monkeypat
     assert asked == 2 * [torch.device("cuda", 0)]  # of that one, whichever is the current one
 
 
+def test_float32_is_float32_on_gpus_too(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    TorchBackendClassifier(pair[0], device="cpu")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_failing_run_is_a_model_error(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(images: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")

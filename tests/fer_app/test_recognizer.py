@@ -283,7 +283,7 @@ def test_the_detector_never_runs_on_tensorrt():
     assert [detector_device(name) for name in ("auto", "cpu", "cuda")] == ["auto", "cpu", "cuda:0"]
 
 
-def test_the_detector_leaves_a_gpu_that_only_another_backend_can_use_to_that(monkeypatch):
+def test_the_detector_leaves_a_gpu_that_only_another_backend_can_use_to_that(tiny_model, monkeypatch):
     monkeypatch.setattr("fer_app.recognizer.device_problem", lambda name: "no provider" if name == "cuda:0" else "")
     assert [detector_device(name, "torch") for name in ("auto", "cpu", "cuda", "cuda:1")] == [
         "auto",
@@ -292,6 +292,11 @@ def test_the_detector_leaves_a_gpu_that_only_another_backend_can_use_to_that(mon
         "cuda:1",
     ]
     assert detector_device("cuda") == "cuda:0"  # ONNX Runtime's own: asked for, so tried, and refused with a reason
+    classifier = OnnxClassifier(tiny_model, device="cpu")
+    monkeypatch.setattr("fer_app.recognizer.open_classifier", lambda *_, **__: classifier)
+    made = Recognizer(tiny_model, backend="torch", device="cuda")
+    assert made.detector is not None
+    assert made.detector.device == "cpu"
 
 
 def test_where_the_detector_runs_is_told_when_it_is_not_where_the_classifier_is(tiny_model, monkeypatch, capsys):
