@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from typer.testing import CliRunner
 
 from fer_app.cli import app
 from fer_app.errors import InputError
+from fer_app.ui import server
 from fer_app.ui.settings import UiSettings
+from fer_app.ui.stop_switches import StopSwitches
 
 # Whoever runs the tests in the background may ignore Ctrl-C, and so would the program.
 HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -110,6 +113,29 @@ def test_ctrl_c_ends_it_quietly(tiny_model) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_videos_are_stopped_before_the_server_waits_for_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = StopSwitches()
+    video = switches.new()
+    stopped = []
+
+    class Server:
+        started = True
+
+        def __init__(self, config: object) -> None: ...
+
+        def run(self, sockets: list[socket.socket]) -> None: ...
+
+        def __setattr__(self, name: str, value: object) -> None:
+            assert (name, value) == ("should_exit", True)
+            stopped.append(video.pressed())
+
+    monkeypatch.setattr(server, "StopSwitches", lambda: switches)
+    monkeypatch.setattr(server, "make_app", lambda settings, switches: contextlib.nullcontext())
+    monkeypatch.setattr(server.uvicorn, "Server", Server)
+    assert server.serve(UiSettings(port=0), lambda address: None) == 0
+    assert stopped == [True]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
