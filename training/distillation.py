@@ -46,6 +46,7 @@ class Teachers:
     def __init__(self, table: DistillTable, contract: Contract, precision: str) -> None:
         self._weight, self._contract, self._bf16 = table.weight, contract, precision == "bf16"
         self.see_faces = table.shown == "face"
+        self._mirrored = table.mirrored or self.see_faces
         self._paths = [init_path(name) for name in table.teachers]
         self._networks: list[tuple[nn.Module, float]] = []
         for path in self._paths:
@@ -61,12 +62,12 @@ class Teachers:
 
     def describe(self) -> str:
         """Return a line that names them."""
-        seen = ", of each face as it is" if self.see_faces else ""
+        seen = ", of each face as it is" if self.see_faces else ", and mirrored" if self._mirrored else ""
         return f"teachers: {', '.join(map(str, self._paths))}; {self._weight:g} of the target is theirs{seen}"
 
     @torch.no_grad()
     def probs(self, images: Tensor) -> Tensor:
-        """Return the mean of their probabilities.
+        """Return the mean of their probabilities, over the pictures and their mirror images if the table says so.
 
         Args:
             images: float, (B, in_chans, img_size, img_size), normalised.
@@ -75,11 +76,13 @@ class Teachers:
             float32, (B, K).
         """
         device, total = images.device, torch.zeros((), device=images.device)
+        views = [images, images.flip(-1)] if self._mirrored else [images]
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             for network, temperature in self._networks:
-                logits: Tensor = network.to(device)(images)
-                total = total + (logits.float() / temperature).softmax(dim=1)
-        return total / len(self._networks)
+                for view in views:
+                    logits: Tensor = network.to(device)(view)
+                    total = total + (logits.float() / temperature).softmax(dim=1)
+        return total / (len(self._networks) * len(views))
 
     def answers(self, faces: ImageSet, device: torch.device) -> Tensor:
         """Return what they say of each face, through the serving preprocess, as the mean over it and its mirror image.
@@ -99,8 +102,7 @@ class Teachers:
         said = []
         for start in range(0, each, _FACES_AT_ONCE):
             crops = crops_of(faces.subset(mine[start : start + _FACES_AT_ONCE]))
-            images = torch.from_numpy(to_input(crops, self._contract)).to(device)
-            said.append((self.probs(images) + self.probs(images.flip(-1))) / 2)
+            said.append(self.probs(torch.from_numpy(to_input(crops, self._contract)).to(device)))
         for network, _ in self._networks:
             network.cpu()  # a GPU's memory is the student's from here on
         return gather_rows(torch.cat(said))[0][: len(faces)].cpu()

@@ -18,10 +18,12 @@ class DistillTable(Table):
 
     They see what the student sees, augmented and mixed alike (`student`), or each face as it is and its mirror image
     (`face`): then they answer once, before the first step, and the student is to say the same however the face was
-    changed.
+    changed. With `mirrored` they see what the student sees and its mirror image, and the mean of both counts (as of
+    `face` it always does): a steadier answer for twice their arithmetic.
     """
 
     teachers: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     weight: float = Field(0.5, gt=0.0, le=1.0)
     temperature: PositiveFloat = 1.0
     shown: Annotated[Literal["student", "face"], LATER] = "student"
+    mirrored: Annotated[bool, LATER] = False

@@ -64,7 +64,7 @@ class LiveSource:
         self.name = self.title = self._reader.name
         self.info = self._reader.info
         self._fps = None if fps is None else Fraction(fps).limit_denominator(1_000_000)
-        self.has_end = duration_s is not None
+        self.has_end, self.all_given = duration_s is not None, False
         self._duration_s = float("inf") if duration_s is None else duration_s
         self._free = threading.Semaphore(_AT_ONCE)
         self._ended = threading.Event()
@@ -115,6 +115,7 @@ class LiveSource:
                 self._end_s = frame.time_s
                 next_s = self._next_s(frame.pts * frame.time_base)
                 yield frame
+        self.all_given = self.clock_s >= self._duration_s
         self._arrived = self._reader.arrived
         self._end_s = max(self._end_s, min(self.clock_s, self._duration_s))
 

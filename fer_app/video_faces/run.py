@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from fer_app.errors import FerError, VideoDecodeError
 from fer_app.output_files import writing_to
 from fer_app.recognizer import Recognizer
 from fer_app.results import Faces
-from fer_app.video import VideoFrame, VideoInfo, VideoWriter
+from fer_app.video import VideoInfo, VideoWriter
 from fer_app.video.pipeline import Pipeline
 from fer_app.video_faces.finders import FaceFinder, choose_finder
 from fer_app.video_faces.live import LiveSource
@@ -162,11 +161,9 @@ class _Run:
         on_frame: Callable[[VideoInfo, Faces], None],
     ) -> str | None:
         """Write everything; return why that is not all of the video, or None."""
-        all_read = threading.Event()
         damage = None
         with Pipeline() as pipeline:
-            frames = _noting_end(self.source.frames(stop), all_read)
-            batches = pipeline.thread(in_batches(frames, stop, self.source.batch_frames))
+            batches = pipeline.thread(in_batches(self.source.frames(stop), stop, self.source.batch_frames))
             found = pipeline.thread(find_faces(batches, self.finder))
             read = pipeline.thread(classify_faces(found, self.recognizer, self.source.name, settings.smooth_s))
             uncertain_below = self.recognizer.contract.uncertain_below
@@ -188,7 +185,7 @@ class _Run:
                 damage = str(error)
             finally:
                 self.source.end()
-        stopped = stop() and self.source.has_end and not all_read.is_set() and damage is None
+        stopped = stop() and self.source.has_end and not self.source.all_given and damage is None
         if writer is not None:
             writer.close(complete=self.source.whole and not stopped, end_s=self.source.end_s)
         return "stopped before the end" if stopped else damage
@@ -213,11 +210,6 @@ def _opened(source: str | LiveSource, settings: Settings, name: str | None) -> F
     if isinstance(source, LiveSource):
         return source
     return FileSource(source, every=settings.every, fps=settings.fps, duration_s=settings.duration_s, name=name)
-
-
-def _noting_end(frames: Iterable[VideoFrame], ended: threading.Event) -> Iterator[VideoFrame]:
-    yield from frames
-    ended.set()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ class Source(Protocol):
         info: what is known of it.
         sound: the file that its sound is taken from; None without.
         has_end: whether it ends by itself, so that to stop it is to miss something.
+        all_given: whether `frames` came to the end by itself, and not because it should stop.
         whole: whether its sound is wanted to its end, too.
         batch_frames: how many frames may be waited for before they are worked on.
         longest_s: a frame counts as shown until the next one, but no longer than that, seconds.
@@ -30,6 +31,7 @@ class Source(Protocol):
     info: VideoInfo
     sound: str | None
     has_end: bool
+    all_given: bool
     whole: bool
     batch_frames: int | None
     longest_s: float
@@ -92,7 +94,7 @@ class FileSource:
             self._reader.close()
             raise VideoOpenError(f"{path}: {error.strerror}") from error
         self.info = self._reader.info
-        self.whole = True
+        self.whole, self.all_given = True, False
         self._duration_s, self._cut_s = duration_s, float("inf")
 
     def __enter__(self) -> Self:
@@ -113,6 +115,7 @@ class FileSource:
         del stop
         try:
             yield from self._chosen()
+            self.all_given = True
         except VideoDecodeError as error:
             text = str(error).replace(self._path, self.name)
             raise VideoDecodeError(text, error.frames_read, error.time_s) from error

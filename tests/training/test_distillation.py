@@ -49,10 +49,16 @@ def step(target: MimicFinetuning) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), target.model.get_submodule("head").get_parameter("weight").grad.clone()  # type: ignore[union-attr]
 
 
-def test_the_target_is_mixed_from_labels_and_calibrated_teachers(faces: ImageSet, tmp_path: Path) -> None:
-    paths = [saved(faces, tmp_path / "a.safetensors", 1, 2.0), saved(faces, tmp_path / "b.safetensors", 2)]
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_target_is_mixed_from_labels_and_calibrated_teachers(
+    faces: ImageSet, tmp_path: Path, mirrored: bool
+) -> None:
+    paths = [saved(faces, tmp_path / "a.safetensors", 1, 2.0, std=5.0), saved(faces, tmp_path / "b.safetensors", 2)]
     names = "[" + ", ".join(f'"{path}"' for path in paths) + "]"
-    target = objective(faces, f"finetune.distill={{teachers={names}, weight=0.3, temperature=1.5}}")
+    table = f"teachers={names}, weight=0.3, temperature=1.5{', mirrored=true' if mirrored else ''}"
+    target = objective(faces, f"finetune.distill={{{table}}}")
+    assert target.teachers is not None
+    assert ("and mirrored" in target.teachers.describe()) == mirrored
     loss, gradient = step(target)
 
     again = objective(faces)
@@ -62,10 +68,11 @@ def test_the_target_is_mixed_from_labels_and_calibrated_teachers(faces: ImageSet
     images, labels = again._mix(images, again._targets[samples], np.random.default_rng(3))
     with torch.no_grad():
         said = [
-            (load_classifier(path)[0](images) / divisor).softmax(1)
+            (load_classifier(path)[0](view) / divisor).softmax(1)
             for path, divisor in zip(paths, (2.0 * 1.5, 1.5), strict=True)
+            for view in ([images, images.flip(-1)] if mirrored else [images])
         ]
-    mixed = 0.7 * labels.repeat(2, 1) + 0.3 * (said[0] + said[1]) / 2
+    mixed = 0.7 * labels.repeat(2, 1) + 0.3 * sum(said) / len(said)
     again.model.eval()
     expected = -(mixed * F.log_softmax(again.model.forward_train(images)[0], dim=1)).sum(1).mean()  # type: ignore[operator]
     expected.backward()
@@ -111,7 +118,7 @@ def test_teachers_are_asked_once(faces: ImageSet, tmp_path: Path, monkeypatch: p
     for epoch in range(2):
         for samples in target.start_epoch(epoch, 16, Share()).starting_at(0):
             target.losses(target.model, samples, np.random.default_rng(3))
-    assert sum(asked) == 2 * len(faces.images)  # each and its mirror image
+    assert sum(asked) == len(faces.images)
     assert "of each face as it is" in target.teachers.describe()
 
 

@@ -216,6 +216,17 @@ def test_stopped_before_its_duration_is_not_complete(
     assert (summary["complete"], summary["problem"]) == (False, "stopped before the end")
 
 
+@pytest.mark.parametrize(("duration_s", "given"), [(0.4, True), (30, False)])
+def test_whether_it_ended_by_itself(camera: StreamServer, duration_s: float, given: bool) -> None:
+    with LiveSource(camera.address(), duration_s=duration_s) as live:
+        stop = after(0.2 if duration_s > 1 else 30)
+        # The stop comes while the next picture is waited for, where nobody else asks whether to stop.
+        for frame in live.frames(stop):
+            assert not live.all_given
+            live.written(frame)
+        assert live.all_given == given
+
+
 def test_no_picture_is_asked_for_while_two_are_worked_on() -> None:
     with StreamServer(JpegStream([draw(i) for i in range(200)]), 100) as server, LiveSource(server.address()) as live:
         given: list[VideoFrame] = []
