@@ -6,13 +6,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
-# chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(TWICE) goes on from there, taught by $(TAUGHT) and
-# $(SECOND_SHIFTS), joined; $(FAST), the last run, from $(TWICE), taught by that and $(SECOND_SHIFTS), joined. $(ACCURATE) is no run: $(FAST),
-# as it is bundled, and $(SECOND_SHIFTS), joined.
+# chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(GENERATIONS) go on from there, each from the one
+# before it, taught by that and $(SECOND_SHIFTS), joined; the last of them is the one that is bundled. $(ACCURATE) is no run: $(FAST), as it
+# is bundled, and $(SECOND_SHIFTS), joined.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
-TWICE := mimic_resnet_ferplus_twice
+GENERATIONS := mimic_resnet_ferplus_twice mimic_resnet_ferplus_thrice $(FAST)
 RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
 SECOND_RESIDUAL := resnet_ferplus_seed_4
 SECOND_SHIFTS := resnet_ferplus_seed_4_shifts
@@ -75,14 +75,15 @@ model: $(VENV)/.dev-installed
 	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
 	joined=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
 	taught=$$(run $(TAUGHT) --set init=$$residual --set "finetune.distill.teachers=['$$joined']") && \
-	second=$$(run $(SECOND_SHIFTS) --set init=$$second) && joined=$$(join ensemble_2.safetensors $$taught $$second) && \
-	twice=$$(run $(TWICE) --set init=$$taught --set "finetune.distill.teachers=['$$joined']") && \
-	joined=$$(join ensemble_3.safetensors $$twice $$second) && \
-	fast=$$(run $(FAST) --set init=$$twice --set "finetune.distill.teachers=['$$joined']") && \
+	second=$$(run $(SECOND_SHIFTS) --set init=$$second) && fast=$$taught && number=1 && \
+	for recipe in $(GENERATIONS); do \
+		number=$$((number + 1)) && joined=$$(join ensemble_$$number.safetensors $$fast $$second) && \
+		fast=$$(run $$recipe --set init=$$fast --set "finetune.distill.teachers=['$$joined']") || exit; \
+	done && \
 	bundle $$fast --name $(FAST) --role fast --default && \
 	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" \
-		-o $(RUNS)/ensemble_4.safetensors && \
-	bundle $(RUNS)/ensemble_4.safetensors --name $(ACCURATE) --role accurate
+		-o $(RUNS)/ensemble_of_bundled.safetensors && \
+	bundle $(RUNS)/ensemble_of_bundled.safetensors --name $(ACCURATE) --role accurate
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

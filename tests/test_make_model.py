@@ -76,12 +76,13 @@ def test_every_recipe_starts_from_what_it_names_and_its_teachers_are_there(make_
             trained[str(tmp_path / "runs" / words[2] / "finetune" / "best.safetensors")] = words[2]
         elif words[:2] == ["fer", "ensemble"]:
             joined[Path(words[words.index("-o") + 1]).name] = words[2 : words.index("--data")]
-    assert len(trained) == 11
+    assert len(trained) == 12
     assert {name: {trained.get(file) for file in files} for name, files in joined.items()} == {
         "ensemble.safetensors": {"hybrid_ferplus_mixed", "resnet_ferplus_shifts", "resnet_ferplus_seed_4"},
         "ensemble_2.safetensors": {"mimic_resnet_ferplus", "resnet_ferplus_seed_4_shifts"},
         "ensemble_3.safetensors": {"mimic_resnet_ferplus_twice", "resnet_ferplus_seed_4_shifts"},
-        "ensemble_4.safetensors": {None, "resnet_ferplus_seed_4_shifts"},  # the other one as it is bundled
+        "ensemble_4.safetensors": {"mimic_resnet_ferplus_thrice", "resnet_ferplus_seed_4_shifts"},
+        "ensemble_of_bundled.safetensors": {None, "resnet_ferplus_seed_4_shifts"},  # the other one as it is bundled
     }
 
 
@@ -113,5 +114,5 @@ def test_it_goes_on_where_it_stopped(make_model) -> None:
     trained = [words for words in again if words[1] == "train"]
     assert trained
     assert all("--resume" in words and words[-1] == "precision=fp32" for words in trained)
-    assert sum(words[1] == "ensemble" for words in first) == 4
+    assert sum(words[1] == "ensemble" for words in first) == 5
     assert sum(words[1] == "ensemble" for words in again) == 1  # the last one: of the model as it is bundled now
