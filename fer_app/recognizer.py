@@ -123,6 +123,7 @@ class Recognizer:
             self.detector = MtcnnDetector(
                 min_face_px=min_face_px,
                 max_faces=max_faces,
+                steady=True,
                 device=detector_device(device, backend),
                 threads=threads,
                 gpu=share,

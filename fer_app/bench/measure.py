@@ -142,6 +142,7 @@ def measure(settings: Settings, on_turn: Callable[[float], object] = lambda _: N
     machine = describe_machine(models[0].classifier.device, settings.threads)
     detector = MtcnnDetector(
         min_face_px=settings.min_face_px,
+        steady=True,
         device=detector_device(settings.device),
         threads=settings.threads,
         gpu=settings.gpu.share(2),

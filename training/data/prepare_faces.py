@@ -92,8 +92,8 @@ class FaceCutter:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._detector = MtcnnDetector(min_face_px=settings.min_face_px, threads=1)
-        self._close_detector = MtcnnDetector(min_face_px=_REGION_PX / 2, threads=1)
+        self._detector = MtcnnDetector(min_face_px=settings.min_face_px, steady=True, threads=1)
+        self._close_detector = MtcnnDetector(min_face_px=_REGION_PX / 2, steady=True, threads=1)
 
     def cut(self, image: UInt8, box: Box | None = None) -> list[FaceCut]:
         """Return the faces to keep of one picture.

@@ -128,6 +128,59 @@ print((after - before) * unit / picture.nbytes)
     assert float(done.stdout) < 4
 
 
+@pytest.fixture(scope="module")
+def steady() -> MtcnnDetector:
+    return MtcnnDetector(steady=True)
+
+
+def test_steady_landmarks_move_less_when_a_picture_is_shown_otherwise(detector, steady, astronaut):
+    """In another light, one colour, half as large, moved by some pixels: landmarks in px of the picture as it was."""
+    shown = [(np.ascontiguousarray(astronaut[y:, x:]), [x, y], 1) for x, y in ((0, 0), (3, 5), (11, 2), (6, 13))]
+    shown += [(np.repeat(astronaut[..., :1], 3, axis=2), [0, 0], 1), (astronaut // 2, [0, 0], 1)]
+    shown += [(cv2.resize(astronaut, None, fx=f, fy=f, interpolation=cv2.INTER_AREA), [0, 0], f) for f in (0.5, 0.8)]
+
+    def scatter(finder: MtcnnDetector) -> float:
+        found = finder.detect([picture for picture, _, _ in shown])
+        places = [one.landmarks[0] / scale + from_ for one, (_, from_, scale) in zip(found, shown, strict=True)]
+        return float(np.std(places, axis=0).mean())
+
+    assert scatter(steady) < 0.8 * scatter(detector)
+
+
+def test_steady_faces_are_the_same_and_stay_apart(detector, steady, astronaut):
+    pictures = [crowd(astronaut), np.zeros((200, 200, 3), np.uint8), astronaut]
+    for ours, plain, picture in zip(steady.detect(pictures), detector.detect(pictures), pictures, strict=True):
+        assert ours.boxes.tolist() == plain.boxes.tolist()
+        assert ours.confidence.tolist() == plain.confidence.tolist()
+        same(ours, steady.detect([picture])[0])
+        sides = (plain.boxes[:, 2:] - plain.boxes[:, :2]).max(axis=1)
+        moved = np.linalg.norm(ours.landmarks - plain.landmarks, axis=2).mean(axis=1)
+        assert (moved < 0.06 * sides).all()
+        assert (moved > 0).all()
+
+
+@pytest.mark.parametrize(("top", "bottom", "left"), [(0, 155, 0), (90, 512, 0), (0, 512, 200), (0, 150, 190)])
+def test_landmarks_of_a_face_at_the_edge_stay_on_it(detector, steady, astronaut, top, bottom, left):
+    shown = np.ascontiguousarray(astronaut[top:bottom, left:])
+    whole = detector.detect([astronaut])[0].landmarks[0] - [left, top]
+    inside = ((whole >= 0) & (whole < [shown.shape[1], shown.shape[0]])).all(axis=1)
+    assert inside.sum() >= 3
+
+    def off_px(finder: MtcnnDetector) -> float:
+        return float(np.linalg.norm(finder.detect([shown])[0].landmarks[0] - whole, axis=1)[inside].mean())
+
+    # The eyes are 42 px apart. The cascade alone takes the part that is seen for the whole.
+    assert off_px(steady) < 16
+    assert off_px(steady) < 0.7 * off_px(detector)
+
+
+def test_a_face_that_is_followed_is_steady_too(detector, steady, astronaut):
+    expected = detector.detect([astronaut])[0].boxes + np.float32(4)
+    ours, plain = steady.follow(astronaut, expected), detector.follow(astronaut, expected)
+    assert ours.boxes.tolist() == plain.boxes.tolist()
+    assert (ours.landmarks != plain.landmarks).all()
+
+
 def test_largest_first_and_max_faces_keeps_the_largest(detector, astronaut):
     scene = crowd(astronaut)
     (everyone,) = detector.detect([scene])
