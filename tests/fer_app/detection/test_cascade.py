@@ -84,3 +84,23 @@ def test_no_candidates_still_have_columns():
     faces, landmarks = cascade.finish(network, [], nothing, 0.5)
     assert faces.boxes.shape == (0, 4)
     assert landmarks.shape == (0, 5, 2)
+
+
+def test_steady_landmarks_are_the_mean_over_squares_around_each_face():
+    """Of a network that always names the place a quarter to the right and three quarters down in what it sees."""
+    frames = [Frame(np.zeros((200, 300, 3), np.uint8)) for _ in range(2)]
+    boxes = np.array([[100, 100, 140, 140], [10, 20, 40, 60], [-40, 100, 40, 180], [400, 100, 440, 140]], np.float32)
+    faces = cascade.Candidates(boxes, np.ones(4, np.float32), np.array([0, 0, 1, 1]))
+
+    def network(crops):
+        return np.repeat([[9, 0, 0, 0, 0, *[0.25] * 5, *[0.75] * 5]], len(crops), axis=0).astype(np.float32)
+
+    before = np.full((4, 5, 2), 7, np.float32)
+    landmarks = cascade.steadied(Stage(network, 3), frames, faces, before)
+    assert (landmarks == landmarks[:, :1]).all()
+    # The squares are 1.06 times the longer side on average; the middle of their middles is the box's. Crops are of whole
+    # pixels and begin one early.
+    np.testing.assert_allclose(landmarks[:2, 0], [[109.4, 130.6], [14.4, 50.6]], atol=1.5)
+    # Of a face that is cut in half, what the network sees are the 40 px, or a little more, that are in the picture.
+    np.testing.assert_allclose(landmarks[2, 0], [10.6, 161.2], atol=1.5)
+    assert (landmarks[3] == 7).all()
