@@ -26,7 +26,7 @@ RNET_SIDE_PX = 24
 ONET_SIDE_PX = 48
 _NEARBY_PX = 64
 # Where O-Net looks again, in sides of the face's box: the side of the square, how far right and down its middle lies.
-_LOOKS = ((1.0, 0.06, 0.0), (1.0, -0.06, 0.0), (1.12, 0.0, 0.04), (1.12, 0.0, -0.04))
+_LOOKS = ((1.06, 0.06, 0.03), (1.06, -0.06, -0.03))
 
 
 class Candidates(NamedTuple):
@@ -93,7 +93,7 @@ def finish(
 def steadied(
     onet: Stage, frames: Sequence[Frame], faces: Candidates, landmarks: Float32, crew: Crew = ALONE
 ) -> Float32:
-    """Name the landmarks of faces again: the mean of what O-Net says of four squares beside and around each.
+    """Name the landmarks of faces again: the mean of what O-Net says of two squares beside each.
 
     O-Net's answer depends on where its window lies, and that on little things: a picture in other colours, or half as
     large, moves the windows of the cascade, and the landmarks with them. The mean over several windows stays.

@@ -55,8 +55,8 @@ class MtcnnDetector:
                 square. Boxes are fitted after that, so a box may come out narrower than this.
             thresholds: least face probability after P-, R- and O-Net.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
-            steady: O-Net looks at each face that is found four times more, and its landmarks are the mean: they move by
-                a third less when a picture's colours or size change. `Recognizer` does so.
+            steady: O-Net looks at each face that is found twice more, and its landmarks are the mean: they move by a
+                quarter less when a picture's colours or size change. `Recognizer` does so.
             device: as `fer_app.session.open_session` takes it.
             threads: CPU threads that share the work; `None` is one per physical core.
             gpu: what is asked of a CUDA device. The networks keep within its memory together, and record no graphs:
