@@ -1,4 +1,4 @@
-"""Draw the landmarks of a face that the picture cuts off: as the cascade gives them, and as four further looks do.
+"""Draw the landmarks of a face that the picture cuts off: as the cascade gives them, and as two further looks do.
 
 `python benchmarks/steady_landmarks.py examples/astronaut.jpg docs/images/steady_landmarks.jpg`
 """
