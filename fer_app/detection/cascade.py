@@ -26,7 +26,8 @@ RNET_SIDE_PX = 24
 ONET_SIDE_PX = 48
 _NEARBY_PX = 64
 # Where O-Net looks again, in sides of the face's box: the side of the square, how far right and down its middle lies.
-_LOOKS = ((1.06, 0.06, 0.03), (1.06, -0.06, -0.03))
+# Larger squares make landmarks lie further apart: with these, faces come out as large as by the cascade's own.
+_LOOKS = ((0.96, 0.06, 0.03), (0.96, -0.06, -0.03))
 
 
 class Candidates(NamedTuple):

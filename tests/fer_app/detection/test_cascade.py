@@ -98,9 +98,9 @@ def test_steady_landmarks_are_the_mean_over_squares_around_each_face():
     before = np.full((4, 5, 2), 7, np.float32)
     landmarks = cascade.steadied(Stage(network, 3), frames, faces, before)
     assert (landmarks == landmarks[:, :1]).all()
-    # The squares are 1.06 times the longer side on average; the middle of their middles is the box's. Crops are of whole
+    # The squares are 0.96 times the longer side; the middle of their middles is the box's. Crops are of whole
     # pixels and begin one early.
-    np.testing.assert_allclose(landmarks[:2, 0], [[109.4, 130.6], [14.4, 50.6]], atol=1.5)
-    # Of a face that is cut in half, what the network sees are the 40 px, or a little more, that are in the picture.
-    np.testing.assert_allclose(landmarks[2, 0], [10.6, 161.2], atol=1.5)
+    np.testing.assert_allclose(landmarks[:2, 0], [[110.4, 129.6], [15.4, 49.6]], atol=1.5)
+    # Of a face that is cut in half the network sees some 38 px, those that are in the picture.
+    np.testing.assert_allclose(landmarks[2, 0], [9.6, 159.2], atol=1.5)
     assert (landmarks[3] == 7).all()
