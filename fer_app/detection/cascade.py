@@ -132,6 +132,13 @@ def steadied(
     return np.where(count > 0, total / np.maximum(count, 1), landmarks)
 
 
+def cut_off(frames: Sequence[Frame], faces: Candidates) -> Index:
+    """Return which faces have a square that reaches beyond their frame, intp (n,)."""
+    ends = np.array([(frame.width, frame.height) for frame in frames], np.float32).reshape(-1, 2)[faces.frames]
+    squares = squared(faces.boxes)
+    return np.nonzero((squares[:, :2] < 0).any(axis=1) | (squares[:, 2:] > ends).any(axis=1))[0]
+
+
 def _places(values: Float32) -> Float32:
     """Landmarks as shares of a crop's sides, (N, 5, 2), of what O-Net says beside its probability, (N, 14)."""
     return values[:, 4:].reshape(-1, 2, 5).transpose(0, 2, 1)

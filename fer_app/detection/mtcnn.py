@@ -56,7 +56,8 @@ class MtcnnDetector:
             thresholds: least face probability after P-, R- and O-Net.
             max_faces: keep only this many faces of a picture, the largest ones; `None` keeps all.
             steady: O-Net looks at each face that is found twice more, and its landmarks are the mean: they move by a
-                quarter less when a picture's colours or size change. `Recognizer` does so.
+                quarter less when a picture's colours or size change. Of faces that are followed only those at the
+                picture's edge are, which it matters most for. `Recognizer` does so.
             device: as `fer_app.session.open_session` takes it.
             threads: CPU threads that share the work; `None` is one per physical core.
             gpu: what is asked of a CUDA device. The networks keep within its memory together, and record no graphs:
@@ -120,15 +121,15 @@ class MtcnnDetector:
         candidates = cascade.Candidates(
             squares, np.ones(len(squares), np.float32), frames=np.zeros(len(squares), np.intp)
         )
-        (found,) = self._decide([Frame(image, whole=False)], candidates)
+        (found,) = self._decide([Frame(image, whole=False)], candidates, all_steady=False)
         return found
 
     def _detect_together(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         frames = self._crew.each(Frame, images)
         candidates = cascade.propose(self._pnet, frames, self.min_face_px, self.thresholds[0], self._crew)
-        return self._decide(frames, candidates)
+        return self._decide(frames, candidates, all_steady=True)
 
-    def _decide(self, frames: Sequence[Frame], candidates: cascade.Candidates) -> list[Detections]:
+    def _decide(self, frames: Sequence[Frame], candidates: cascade.Candidates, *, all_steady: bool) -> list[Detections]:
         """Run the second and third stage; one result a frame."""
         candidates = cascade.refine(self._rnet, frames, candidates, self.thresholds[1], self._crew)
         faces, landmarks = cascade.finish(self._onet, frames, candidates, self.thresholds[2], self._crew)
@@ -141,8 +142,9 @@ class MtcnnDetector:
         ]
         rows = np.concatenate([*kept, np.zeros(0, np.intp)]).astype(np.intp)
         faces, landmarks = faces.take(rows), landmarks[rows]
-        if self._steady and len(rows):
-            landmarks = cascade.steadied(self._onet, frames, faces, landmarks, self._crew)
+        again = np.arange(len(rows)) if all_steady else cascade.cut_off(frames, faces)
+        if self._steady and len(again):
+            landmarks[again] = cascade.steadied(self._onet, frames, faces.take(again), landmarks[again], self._crew)
         landmarks = landmarks[:, _TO_SUBJECT_ORDER]
         ends = np.cumsum([len(of) for of in kept])
         return [

@@ -174,11 +174,13 @@ def test_landmarks_of_a_face_at_the_edge_stay_on_it(detector, steady, astronaut,
     assert off_px(steady) < 0.7 * off_px(detector)
 
 
-def test_a_face_that_is_followed_is_steady_too(detector, steady, astronaut):
-    expected = detector.detect([astronaut])[0].boxes + np.float32(4)
-    ours, plain = steady.follow(astronaut, expected), detector.follow(astronaut, expected)
+@pytest.mark.parametrize(("left", "differ"), [(0, False), (180, True)])
+def test_a_face_that_is_followed_is_steady_at_the_edge(detector, steady, astronaut, left, differ):
+    picture = np.ascontiguousarray(astronaut[:, left:])
+    expected = detector.detect([picture])[0].boxes + np.float32(4)
+    ours, plain = steady.follow(picture, expected), detector.follow(picture, expected)
     assert ours.boxes.tolist() == plain.boxes.tolist()
-    assert (ours.landmarks != plain.landmarks).all()
+    assert (ours.landmarks != plain.landmarks).any() == differ
 
 
 def test_largest_first_and_max_faces_keeps_the_largest(detector, astronaut):
