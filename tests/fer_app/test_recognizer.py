@@ -62,7 +62,7 @@ def test_one_photo(finder, astronaut_path, astronaut):
 def test_a_face_at_the_edge_is_cut_out_where_it_is(finder, astronaut):
     """By the cascade's own landmarks it would be cut out 30 px beside the face."""
     whole, cut = (finder.predict(picture).detections.landmarks[0] for picture in (astronaut, astronaut[:, 200:]))
-    np.testing.assert_allclose(cut + [200, 0], whole, atol=20)
+    np.testing.assert_allclose(cut + np.array([200, 0]), whole, atol=20)
 
 
 def test_every_kind_of_source_gives_the_same(finder, astronaut_path, astronaut):
