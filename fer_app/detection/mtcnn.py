@@ -142,14 +142,15 @@ class MtcnnDetector:
         ]
         rows = np.concatenate([*kept, np.zeros(0, np.intp)]).astype(np.intp)
         faces, landmarks = faces.take(rows), landmarks[rows]
-        again = np.arange(len(rows)) if all_steady else cascade.cut_off(frames, faces)
-        if self._steady and len(again):
-            landmarks[again] = cascade.steadied(self._onet, frames, faces.take(again), landmarks[again], self._crew)
-        landmarks = landmarks[:, _TO_SUBJECT_ORDER]
-        ends = np.cumsum([len(of) for of in kept])
+        if self._steady:
+            again = np.arange(len(rows)) if all_steady else cascade.cut_off(frames, faces)
+            if len(again):
+                landmarks[again] = cascade.steadied(self._onet, frames, faces.take(again), landmarks[again], self._crew)
         return [
-            Detections(boxes=faces.boxes[part], confidence=faces.probs[part], landmarks=landmarks[part])
-            for part in (slice(end - len(of), end) for end, of in zip(ends, kept, strict=True))
+            Detections(
+                boxes=faces.boxes[own], confidence=faces.probs[own], landmarks=landmarks[own][:, _TO_SUBJECT_ORDER]
+            )
+            for own in (faces.frames == i for i in range(len(frames)))
         ]
 
 
