@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
 # chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(GENERATIONS) go on from there, each from the one
-# before it, taught by that and $(SECOND_SHIFTS), joined; the last of them is the one that is bundled. $(ACCURATE) is no run: $(FAST), as it
-# is bundled, and $(SECOND_SHIFTS), joined.
+# before it, taught by that and $(SECOND_SHIFTS), joined. What the last of them and $(SECOND_SHIFTS) know together is taught to
+# $(SECOND_TAUGHT), and what the last of them and that know to $(WIDE_CHAIN). All three, joined, teach $(FAST), which goes on from the last
+# of $(GENERATIONS) and is bundled. $(ACCURATE) is no run: $(FAST), as it is bundled, and what $(SECOND_TAUGHT) makes, joined.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
-GENERATIONS := mimic_resnet_ferplus_twice mimic_resnet_ferplus_thrice $(FAST)
+GENERATIONS := mimic_resnet_ferplus_twice mimic_resnet_ferplus_thrice mimic_resnet_ferplus_four_times
 RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
 SECOND_RESIDUAL := resnet_ferplus_seed_4
 SECOND_SHIFTS := resnet_ferplus_seed_4_shifts
+SECOND_TAUGHT := resnet_ferplus_seed_4_taught
+WIDE_CHAIN := resnet_ferplus_wide resnet_ferplus_wide_shifts
 HYBRID_CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 RUNS ?= runs/bundled
 
@@ -62,7 +65,8 @@ model: $(VENV)/.dev-installed
 		$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $(RUNS)/$$recipe "$$@" \
 			$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
 	}; \
-	chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
+	chain() { made=$$1; shift; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
+	taught_by() { teacher=$$1; shift; run "$$@" --set "finetune.distill.teachers=['$$teacher']"; }; \
 	join() { \
 		file=$(RUNS)/$$1; shift; \
 		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
@@ -72,14 +76,22 @@ model: $(VENV)/.dev-installed
 		file=$$1; shift; \
 		$(BIN)/python -m export.bundle $$file "$$@" --data "$(DATA)" $(if $(BUNDLE),,--into $(RUNS)/bundle); \
 	}; \
-	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
+	residual=$$(chain '' $(RESIDUAL_CHAIN)) && second=$$(chain '' $(SECOND_RESIDUAL)) && hybrid=$$(chain '' $(HYBRID_CHAIN)) && \
 	joined=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
-	taught=$$(run $(TAUGHT) --set init=$$residual --set "finetune.distill.teachers=['$$joined']") && \
-	second=$$(run $(SECOND_SHIFTS) --set init=$$second) && fast=$$taught && number=1 && \
+	fast=$$(taught_by $$joined $(TAUGHT) --set init=$$residual) && \
+	second=$$(chain $$second $(SECOND_SHIFTS)) && number=1 && \
 	for recipe in $(GENERATIONS); do \
 		number=$$((number + 1)) && joined=$$(join ensemble_$$number.safetensors $$fast $$second) && \
-		fast=$$(run $$recipe --set init=$$fast --set "finetune.distill.teachers=['$$joined']") || exit; \
+		fast=$$(taught_by $$joined $$recipe --set init=$$fast) || exit; \
 	done && \
+	joined=$$(join ensemble_5.safetensors $$fast $$second) && \
+	second=$$(taught_by $$joined $(SECOND_TAUGHT) --set init=$$second) && \
+	joined=$$(join ensemble_6.safetensors $$fast $$second) && wide= && \
+	for recipe in $(WIDE_CHAIN); do \
+		wide=$$(taught_by $$joined $$recipe $${wide:+--set init=$$wide}) || exit; \
+	done && \
+	joined=$$(join ensemble_7.safetensors $$fast $$second $$wide) && \
+	fast=$$(taught_by $$joined $(FAST) --set init=$$fast) && \
 	bundle $$fast --name $(FAST) --role fast --default && \
 	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" \
 		-o $(RUNS)/ensemble_of_bundled.safetensors && \
