@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine that does other work too is no mistake of what is tested.
+settings.register_profile("fer", deadline=None)
+settings.load_profile("fer")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -159,7 +159,7 @@ def test_a_row_of_people_has_all_panels_below(recorder: Recorder) -> None:
     boxes=st.lists(st.tuples(*[st.floats(-0.4, 1.4)] * 4), max_size=5),
     uncertain=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nothing_leaves_the_canvas(
     size: tuple[int, int], boxes: list[tuple[float, float, float, float]], uncertain: bool
 ) -> None:

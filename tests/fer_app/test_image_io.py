@@ -93,7 +93,7 @@ def rotate_back(upright: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray
     kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF"]),
     size=st.tuples(st.integers(8, 40), st.integers(8, 40)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_exif_orientation_is_undone(orientation: int, kind: str, size: tuple[int, int]) -> None:
     upright = scene(*size)
     stored = Image.fromarray(rotate_back(upright, orientation))
@@ -187,7 +187,7 @@ def test_nan_and_negative_values_are_black() -> None:
     kind=st.sampled_from(["PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF"]),
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_mode_gives_uint8_rgb_of_the_right_brightness(mode: str, kind: str, size: tuple[int, int]) -> None:
     white = Image.new("RGBA" if mode in ("LA", "PA", "RGBA") else "RGB", size, "white")
     if mode in ("I;16", "I", "F"):

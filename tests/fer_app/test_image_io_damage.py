@@ -41,7 +41,7 @@ def test_truncated_deep_files_are_errors(suffix: str, capfd: pytest.CaptureFixtu
 
 
 @given(st.sampled_from(KINDS), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_bytes_give_a_picture_or_our_error(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(encoded(Image.fromarray(scene()), kind))
     for _ in range(data.draw(st.integers(1, 6))):

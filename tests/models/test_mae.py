@@ -40,7 +40,7 @@ def slow_masking(tokens: Tensor, ratio: float, noise: Tensor) -> tuple[Tensor, T
 
 
 @given(st.integers(1, 4), st.integers(2, 40), st.floats(0.05, 0.95), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_masking_equals_the_slow_one(batch, num_tokens, ratio, seed):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(batch, num_tokens, 3, generator=generator, requires_grad=True)
@@ -88,7 +88,7 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(ratio):
 
 
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_unpatchify_undoes_patchify(batch, channels, patch_size, height, width):
     images = torch.randn(batch, channels, height * patch_size, width * patch_size)
     patches = patchify(images, patch_size)

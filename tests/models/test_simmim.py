@@ -44,7 +44,7 @@ def slow_mask(noise: list[float], ratio: float, rows: int, columns: int, block: 
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.floats(0.05, 0.95), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_blocks_equal_the_slow_ones(rows: int, columns: int, block: int, ratio: float, seed: int) -> None:
     noise = torch.rand(3, rows * columns, generator=torch.Generator().manual_seed(seed))
     grid = rows * block, columns * block

@@ -37,7 +37,7 @@ def some_sets(count: int, classes: int, generator: torch.Generator) -> torch.Ten
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.sampled_from([0.0, 0.1, 0.2, 0.5]), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_revision_equals_the_slow_one_again_and_again(count, classes, threshold, seed):
     generator = torch.Generator().manual_seed(seed)
     sets = some_sets(count, classes, generator)

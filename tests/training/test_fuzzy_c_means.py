@@ -31,7 +31,7 @@ def slow_memberships(z: Tensor, centroids: Tensor, fuzzifier: float, sizes: Tens
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.sampled_from([1.5, 2.0, 3.0]), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_memberships_equal_the_slow_ones(count, clusters, fuzzifier, seed):
     z, centroids = points(count, seed), points(clusters, seed + 1)
     found = memberships(z, centroids, fuzzifier)
@@ -50,7 +50,7 @@ def sizes_of(clusters: int, seed: int) -> Tensor:
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.sampled_from([1.5, 2.0, 3.0]), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_memberships_in_clusters_of_known_sizes_equal_the_slow_ones(count, clusters, fuzzifier, seed):
     z, centroids, sizes = points(count, seed), points(clusters, seed + 1), sizes_of(clusters, seed)
     found = memberships(z, centroids, fuzzifier, sizes)
@@ -136,7 +136,7 @@ def slow_settled(anchors: Tensor, z: Tensor, fuzzifier: float, share: float, siz
 
 
 @given(st.integers(1, 12), st.integers(2, 4), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_centroids_settle_as_the_slow_ones(count, clusters, share, seed):
     assume(share < 1 or count >= clusters)  # otherwise clusters fall together, and rounding decides which goes where
     anchors, z = points(clusters, seed), points(count, seed + 1)

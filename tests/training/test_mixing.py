@@ -27,7 +27,7 @@ def batch_that_shows_its_classes(batch: int, views: int, seed: int) -> tuple[tor
 @given(
     st.integers(1, 7), st.integers(1, 3), st.sampled_from([(0.8, 0.0), (0.0, 1.0), (2.0, 2.0)]), st.integers(0, 10_000)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pixels_and_labels_have_the_same_shares_in_every_view(batch, views, alphas, seed):
     images, targets = batch_that_shows_its_classes(batch, views, seed)
     mixed, mixed_targets = MixUpCutMix(*alphas)(images, targets, rng(seed))
@@ -120,7 +120,7 @@ def test_weights_are_beta_distributed():
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.0, 1.0), st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_boxes_stay_inside_and_are_never_larger_than_their_share(height, width, share, seed):
     y0, y1, x0, x1 = random_box(height, width, share, rng(seed))
     assert 0 <= y0 <= y1 <= height

@@ -32,7 +32,7 @@ def counts(faces: ImageSet, chosen: torch.Tensor) -> list[int]:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_class_has_its_share_and_none_is_empty(sizes, data):
     faces = faces_of(sizes)
     count = data.draw(st.integers(len(sizes), sum(sizes)))

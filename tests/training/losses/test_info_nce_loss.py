@@ -32,7 +32,7 @@ def compare(loss: Tensor, slow: Tensor, *inputs: Tensor) -> None:
 
 
 @given(st.integers(1, 6), st.integers(0, 4), st.sampled_from([0.07, 0.2, 1.0]), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_moco_v3_equals_the_slow_one(samples: int, others: int, temperature: float, seed: int) -> None:
     """`others` keys of another process come first."""
     generator = torch.Generator().manual_seed(seed)
@@ -49,7 +49,7 @@ def test_moco_v3_equals_the_slow_one(samples: int, others: int, temperature: flo
 
 
 @given(st.integers(1, 3), st.integers(2, 6), st.sampled_from(["picture", "batch"]), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_patches_equal_the_slow_ones(batch: int, num_patches: int, negatives: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     count = 1 + seed % (num_patches - 1)

@@ -30,7 +30,7 @@ def slow_margin_loss(z: Tensor, targets: list[list[float]], centroids: Tensor, m
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.sampled_from([0.0, 0.3, 0.5, 2.0, 4.0]), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_value_and_gradient_equal_the_slow_ones(batch, classes, margin, seed):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(batch, 4, generator=generator, requires_grad=True)

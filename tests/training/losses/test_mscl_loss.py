@@ -52,7 +52,7 @@ def mixed_batch(batch: int, classes: int, lam: float, generator: torch.Generator
     st.sampled_from(["dominant", "soft"]),
     st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_value_and_gradient_equal_the_slow_ones(batch, classes, lam, threshold, anchor, seed):
     generator = torch.Generator().manual_seed(seed)
     targets = mixed_batch(batch, classes, lam, generator)
@@ -66,7 +66,7 @@ def test_value_and_gradient_equal_the_slow_ones(batch, classes, lam, threshold, 
 
 
 @given(st.integers(1, 40), st.floats(0.0, 1.0).filter(lambda lam: abs(lam - 0.5) > 1e-3), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_default_is_scl_with_the_dominant_classes(batch, lam, seed):
     generator = torch.Generator().manual_seed(seed)
     targets = mixed_batch(batch, 8, lam, generator)

@@ -24,7 +24,7 @@ def slow_pll(logits: Tensor, confidences: list[list[float]]) -> Tensor:
 
 
 @given(st.integers(1, 6), st.integers(2, 6), st.booleans(), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_value_and_gradient_equal_the_slow_ones(batch, classes, literal, seed):
     generator = torch.Generator().manual_seed(seed)
     confidences = (torch.rand(batch, classes, generator=generator) < 0.5).float()
