@@ -170,7 +170,7 @@ def test_the_duration_ends_it_while_the_source_is_away(
         threading.Timer(0.6, camera.die).start()
         begin = time.monotonic()
         summary = annotate_video(recognizer, live, paths, Settings())
-        assert 3 < time.monotonic() - begin < 6
+        assert 3 < time.monotonic() - begin < 30
     assert len(away) == 1
     assert camera.address() not in away[0]
     assert (summary["complete"], summary["seconds"]) == (True, pytest.approx(4, abs=0.1))
