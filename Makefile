@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
 # chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(GENERATIONS) go on from there, each from the one
 # before it, taught by that and $(SECOND_SHIFTS), joined. What the last of them and $(SECOND_SHIFTS) know together is taught to
-# $(SECOND_TAUGHT), and what the last of them and that know to $(WIDE_CHAIN). All three, joined, teach $(FAST), which goes on from the last
-# of $(GENERATIONS) and is bundled. $(ACCURATE) is no run: $(FAST), as it is bundled, and what $(SECOND_TAUGHT) makes, joined.
+# $(SECOND_TAUGHT), and what the last of them and that know to $(FAST), which is bundled. $(ACCURATE) is no run: $(FAST), as it is bundled,
+# and $(SECOND_TAUGHT), joined.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
@@ -18,7 +18,6 @@ RESIDUAL_CHAIN := resnet_ferplus resnet_ferplus_shifts
 SECOND_RESIDUAL := resnet_ferplus_seed_4
 SECOND_SHIFTS := resnet_ferplus_seed_4_shifts
 SECOND_TAUGHT := resnet_ferplus_seed_4_taught
-WIDE_CHAIN := resnet_ferplus_wide resnet_ferplus_wide_shifts
 HYBRID_CHAIN := hybrid_ferplus hybrid_ferplus_votes hybrid_ferplus_shifts hybrid_ferplus_mixed
 RUNS ?= runs/bundled
 
@@ -86,11 +85,7 @@ model: $(VENV)/.dev-installed
 	done && \
 	joined=$$(join ensemble_5.safetensors $$fast $$second) && \
 	second=$$(taught_by $$joined $(SECOND_TAUGHT) --set init=$$second) && \
-	joined=$$(join ensemble_6.safetensors $$fast $$second) && wide= && \
-	for recipe in $(WIDE_CHAIN); do \
-		wide=$$(taught_by $$joined $$recipe $${wide:+--set init=$$wide}) || exit; \
-	done && \
-	joined=$$(join ensemble_7.safetensors $$fast $$second $$wide) && \
+	joined=$$(join ensemble_6.safetensors $$fast $$second) && \
 	fast=$$(taught_by $$joined $(FAST) --set init=$$fast) && \
 	bundle $$fast --name $(FAST) --role fast --default && \
 	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" \
