@@ -47,7 +47,7 @@ def test_its_recipe_is_the_bundled_one(entry) -> None:
         }
         return
     stage = kept.recipe["finetune"]
-    own = {key: kept.recipe[key] for key in ("init", "precision", "seed")} | {
+    own = {key: kept.recipe[key] for key in ("init", "precision", "seed", "checkpoint_minutes")} | {
         "finetune.batch_size": stage["batch_size"]
     }
     if "distill" in stage:
