@@ -99,10 +99,12 @@ class Joining:
         name: of its file, where there is more than one.
         members: the recipes that its members were trained by; `bundled:NAME` of a bundled model, which has a card
             itself.
+        mirrored: whether they see mirror images too.
     """
 
     name: str
     members: Sequence[str]
+    mirrored: bool = False
 
     @property
     def origins(self) -> Sequence[str]:
@@ -113,12 +115,14 @@ class Joining:
         """Say in lines of Markdown what was joined."""
         members = ", ".join(map(_with_card, self.members))
         file = "" if self.name == ENSEMBLE else f" ({self.name})"
-        yield f"- `fer ensemble`{file}: the mean of the calibrated logits of {members}."
+        seen = ", of each face and its mirror image" if self.mirrored else ""
+        yield f"- `fer ensemble`{file}: the mean of the calibrated logits of {members}{seen}."
 
     def command(self) -> str:
         """Return the line that does the same again."""
         files = " ".join(_bundled(name) or _made_by(name) for name in self.members)
-        return f"fer ensemble {files} --data ferplus/ -o {_made_by(self.name)}"
+        seen = " --mirrored" if self.mirrored else ""
+        return f"fer ensemble {files}{seen} --data ferplus/ -o {_made_by(self.name)}"
 
 
 def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Run | Joining]:
@@ -145,7 +149,7 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
         members = info.recipe["members"]
         names = [_portable(member).removeprefix("recipe:") for member in members]
         before = _before([Path(member) for member in members if _is_file(member)], above)
-        return [*before, Joining(_recipe_name(checkpoint), names)]
+        return [*before, Joining(_recipe_name(checkpoint), names, bool(info.recipe.get("mirrored", False)))]
     run = checkpoint.parent.parent
     done = {stage: _done(run / stage) for stage in info.recipe["stages"]}
     last = info.recipe["stages"][-1]

@@ -1,4 +1,4 @@
-"""Several trained classifiers as one network: the mean of their calibrated logits."""
+"""Several trained classifiers as one network: the mean of their calibrated logits, over mirror images too if wanted."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Ensemble(nn.Module):
     Args:
         members: M classifiers of the same classes and input.
         temperatures: of each, positive.
+        mirrored: whether every member sees each picture's mirror image too. The mean is over both then, and what is
+            said of a picture is what is said of its mirror image, for twice the arithmetic.
 
     Raises:
         ConfigError: there are no members, not as many temperatures, one is not positive, or classes differ.
@@ -32,7 +34,7 @@ class Ensemble(nn.Module):
 
     temperatures: Tensor
 
-    def __init__(self, members: Sequence[nn.Module], temperatures: Sequence[float]) -> None:
+    def __init__(self, members: Sequence[nn.Module], temperatures: Sequence[float], *, mirrored: bool = False) -> None:
         super().__init__()
         if not members or len(members) != len(temperatures) or min(temperatures) <= 0:
             raise ConfigError(f"an ensemble of {len(members)} networks has the temperatures {list(temperatures)}")
@@ -43,6 +45,7 @@ class Ensemble(nn.Module):
             )
         self.members = nn.ModuleList(members)
         (self.num_classes,) = classes
+        self.mirrored = mirrored
         self.register_buffer("temperatures", torch.tensor(temperatures, dtype=torch.float32))
 
     @property
@@ -59,11 +62,13 @@ class Ensemble(nn.Module):
         Args:
             images: float, (B, in_chans, img_size, img_size), normalised.
         """
-        return self._mean([member(images).float() for member in self.members])
+        shown = self._shown(images)
+        return self._mean([self._joined(member(shown).float()) for member in self.members])
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return what the heads see, of all members after one another: (B, sum of their D)."""
-        return torch.cat([member.forward_features(images) for member in self.members], dim=1)  # type: ignore[operator]
+        """Return what the heads see, of all members after one another, the mean over mirror images: (B, sum of D)."""
+        shown = self._shown(images)
+        return torch.cat([self._joined(member.forward_features(shown)) for member in self.members], dim=1)  # type: ignore[operator]
 
     def forward_outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return all that an exported network gives.
@@ -76,18 +81,31 @@ class Ensemble(nn.Module):
             features: (B, sum of the members' D).
             evidence, attention: (B, K, h, w) each, where `output_names` has it.
         """
+        shown = self._shown(images)
         given = [
-            dict(zip(member.output_names, member.forward_outputs(images), strict=True))  # type: ignore[operator,arg-type]
+            dict(zip(member.output_names, member.forward_outputs(shown), strict=True))  # type: ignore[operator,arg-type]
             for member in self.members
         ]
         outputs = [
-            self._mean([own["logits"].float() for own in given]),
-            torch.cat([own["features"] for own in given], dim=1),
+            self._mean([self._joined(own["logits"].float()) for own in given]),
+            torch.cat([self._joined(own["features"]) for own in given], dim=1),
         ]
         for name in self.output_names[2:]:
-            maps = [own[name] for own in given]
+            maps = [self._joined(own[name]) for own in given]
             outputs.append(self._mean(maps) if name == "evidence" else torch.stack(maps).mean(dim=0))
         return tuple(outputs)
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """Return what the members see: (B, ...), or (2 B, ...) with the mirror images after the pictures."""
+        return torch.cat([images, images.flip(-1)]) if self.mirrored else images
+
+    def _joined(self, given: Tensor) -> Tensor:
+        """Return the mean over pictures and mirror images of what a member gives of them; maps are turned back."""
+        if not self.mirrored:
+            return given
+        as_it_is, mirrored = given.reshape(2, -1, *given.shape[1:])
+        turned_back = mirrored.flip(-1) if given.ndim == 4 else mirrored
+        return torch.stack([as_it_is, turned_back]).mean(dim=0)
 
     def _mean(self, scores: Sequence[Tensor]) -> Tensor:
         """Return the mean over the members of what is linear in their logits, each divided by its temperature."""

@@ -1,7 +1,7 @@
 """Ensembles: trained classifiers joined into one checkpoint, which is scored, exported and served like any other.
 
-The logits are the mean of the members' (`models.ensemble`); one temperature and one threshold of the whole are fitted
-on the faces of `dev`, as a training run fits its own.
+The logits are the mean of the members' (`models.ensemble`), over mirror images too if wanted; one temperature and one
+threshold of the whole are fitted on the faces of `dev`, as a training run fits its own.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class Member:
     contract: Contract
 
 
-def join(paths: Sequence[Path], target: Path, data: Path | None = None) -> CheckpointInfo:
+def join(paths: Sequence[Path], target: Path, data: Path | None = None, *, mirrored: bool = False) -> CheckpointInfo:
     """Write the ensemble of some classifiers.
 
     Args:
-        paths: two or more checkpoints.
+        paths: two or more checkpoints; one is enough with its mirror images.
         target: the file to write.
         data: labelled faces, whose `dev` calibrates; None leaves the temperature at 1, and nothing is uncertain.
+        mirrored: whether members see mirror images too.
 
     Returns:
         What the new checkpoint says.
@@ -65,14 +66,16 @@ def join(paths: Sequence[Path], target: Path, data: Path | None = None) -> Check
         InputError: `target` is a member.
     """
     members = [_member(path) for path in paths]
-    _need_likeness(members)
+    _need_likeness(members, fewest=1 if mirrored else 2)
     if target.exists() and any(target.samefile(member.path) for member in members):
         raise InputError(f"{target} is a member itself: name another file to write")
     network = Ensemble(
-        [member.network for member in members], [member.contract.temperature for member in members]
+        [member.network for member in members],
+        [member.contract.temperature for member in members],
+        mirrored=mirrored,
     ).eval()
     figures = {} if data is None else _figures(network, members[0], data)
-    info = _info(members, figures)
+    info = _info(members, figures, mirrored=mirrored)
     save_checkpoint(target, network.state_dict(), info)
     return info
 
@@ -85,14 +88,14 @@ def _member(path: Path) -> Member:
     return Member(path, network, info, info.contract)
 
 
-def _need_likeness(members: Sequence[Member]) -> None:
+def _need_likeness(members: Sequence[Member], fewest: int) -> None:
     """Refuse networks that cannot answer together.
 
     Raises:
-        CheckpointError: there are fewer than two, or one is unlike the first.
+        CheckpointError: there are too few, or one is unlike the first.
     """
-    if len(members) < 2:
-        raise CheckpointError("an ensemble has two members or more")
+    if len(members) < fewest:
+        raise CheckpointError("an ensemble has two members or more, unless it sees mirror images too")
     first = members[0]
     for other in members[1:]:
         if apart := other.contract.apart_from(first.contract):
@@ -121,13 +124,15 @@ def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
     return Selection(relabel(dev, contract.labels)).figures(network, contract)
 
 
-def _info(members: Sequence[Member], figures: Mapping[str, float]) -> CheckpointInfo:
+def _info(members: Sequence[Member], figures: Mapping[str, float], *, mirrored: bool) -> CheckpointInfo:
+    seen = {"mirrored": True} if mirrored else {}
     recipe: dict[str, Any] = {
         "name": ENSEMBLE,
         "stages": ["finetune"],
         "finetune": {"split": members[0].info.finetuned_on},
         "members": [recipe_word(member.path) for member in members],
         "members_sha256": [file_sha256(member.path) for member in members],
+        **seen,
     }
     licenses = dict.fromkeys(member.contract.license for member in members)
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
@@ -136,7 +141,7 @@ def _info(members: Sequence[Member], figures: Mapping[str, float]) -> Checkpoint
     )
     return CheckpointInfo(
         kind="classifier",
-        architecture={"members": [member.info.architecture for member in members]},
+        architecture={"members": [member.info.architecture for member in members], **seen},
         counters={"seconds": sum(member.info.counters.get("seconds", 0) for member in members)},
         recipe=recipe,
         metrics=scores(figures),

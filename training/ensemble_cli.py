@@ -13,7 +13,8 @@ def ensemble(
     members: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME|PATH...", help="Classifiers' .safetensors, or bundled models' names; two or more."
+            metavar="NAME|PATH...",
+            help="Classifiers' .safetensors, or bundled models' names; two or more, or one with --mirrored.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .safetensors file to write.")],
@@ -24,6 +25,9 @@ def ensemble(
             help="Labelled faces: dev of them, which no member has seen, calibrates  [default: no calibration]",
         ),
     ] = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Members see mirror images too, for twice the arithmetic.")
+    ] = False,
 ) -> None:
     """Join classifiers into one, whose answer is the mean of theirs."""
     from training.checkpoint import checkpoint_at
@@ -31,7 +35,7 @@ def ensemble(
 
     if output.suffix != ".safetensors":
         raise typer.BadParameter(f"{output} does not end in .safetensors", param_hint="--output")
-    info = join([checkpoint_at(member) for member in members], output, data)
+    info = join([checkpoint_at(member) for member in members], output, data, mirrored=mirrored)
     typer.echo(str(output))
     if "dev_accuracy" in info.metrics:
         accuracy, mean_class = (info.metrics[f"dev_{figure}"] for figure in ("accuracy", "mean_class_accuracy"))

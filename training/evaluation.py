@@ -88,7 +88,7 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
     """Return the network that a classifier checkpoint describes, with fresh weights.
 
     Its architecture names the kind of its head: `label_decoder`; without a name, the linear one of older checkpoints.
-    That of an ensemble is the list of its members' architectures.
+    That of an ensemble is the list of its members' architectures, and whether they see mirror images too.
 
     Raises:
         CheckpointError: the checkpoint is an encoder's, or its architecture is not ours.
@@ -98,7 +98,8 @@ def build_classifier(info: CheckpointInfo) -> nn.Module:
     try:
         if "members" in info.architecture:
             members = [_build(member) for member in info.architecture["members"]]
-            return Ensemble(members, [1.0] * len(members))  # temperatures are among the weights
+            mirrored = bool(info.architecture.get("mirrored", False))
+            return Ensemble(members, [1.0] * len(members), mirrored=mirrored)  # temperatures are among the weights
         return _build(info.architecture)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's architecture cannot be built: {error}") from error

@@ -44,6 +44,27 @@ def test_the_answer_is_the_mean_of_calibrated_logits() -> None:
     torch.testing.assert_close(again(images()), expected)
 
 
+def test_with_mirror_images_a_face_and_its_mirror_image_are_one() -> None:
+    members = [mimic(1), mimic(2, width=32)]
+    plain, mirrored = Ensemble(members, TEMPERATURES).eval(), Ensemble(members, TEMPERATURES, mirrored=True).eval()
+    shown = images()
+    expected = (plain(shown) + plain(shown.flip(-1))) / 2
+    torch.testing.assert_close(mirrored(shown), expected)
+    torch.testing.assert_close(mirrored(shown.flip(-1)), expected)
+    assert (plain(shown) - expected).abs().max() > 0.1
+    logits, features, evidence = mirrored.forward_outputs(shown)
+    torch.testing.assert_close(logits, expected)
+    both = (plain.forward_features(shown) + plain.forward_features(shown.flip(-1))) / 2
+    torch.testing.assert_close(features, both)
+    torch.testing.assert_close(mirrored.forward_features(shown), both)
+    # What speaks for a class lies where it lies in the picture.
+    own, other = plain.forward_outputs(shown)[2], plain.forward_outputs(shown.flip(-1))[2]
+    torch.testing.assert_close(evidence, (own + other.flip(-1)) / 2)
+    torch.testing.assert_close(evidence.mean(dim=(2, 3)), logits)
+    single = Ensemble(members[:1], (1.0,), mirrored=True).eval()
+    torch.testing.assert_close(single(shown), (members[0](shown) + members[0](shown.flip(-1))) / 2)
+
+
 def test_further_outputs_are_those_that_all_members_have() -> None:
     both = Ensemble([mimic(1), mimic(2, width=32)], TEMPERATURES).eval()
     assert both.output_names == ("logits", "features", "evidence")

@@ -9,6 +9,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from export.lineage import Joining, lineage
 from export.onnx_export import export_onnx
 from fer_app.errors import CheckpointError, FerError, InputError
 from training.checkpoint import load_checkpoint, read_info, save_checkpoint
@@ -77,6 +78,29 @@ def test_the_whole_is_calibrated_scored_and_exported(members: list[Path], mini_f
     scored = RUNNER.invoke(app, ["eval", str(target), "--data", str(mini_ferplus), "--split", "train"])
     assert scored.exit_code == 0, scored.output
     assert "both.safetensors was trained on train-main" in scored.stderr
+
+
+def test_members_may_see_mirror_images_too(members: list[Path], mini_ferplus: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mirrored.safetensors"
+    words = ["ensemble", str(members[0]), "--mirrored", "-o", str(target), "--data", str(mini_ferplus)]
+    told = RUNNER.invoke(app, words, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    info = read_info(target)
+    assert info.recipe["mirrored"]
+    assert info.recipe.keys() - join(members, tmp_path / "plain.safetensors").recipe.keys() == {"mirrored"}
+    crops = crops_of(load_ferplus(mini_ferplus, "dev"))
+    alone, joined = open_classifier(members[0]), open_classifier(target)
+    turned = np.ascontiguousarray(crops[:, :, ::-1])
+    expected = (alone.logits(crops) + alone.logits(turned)) / 2 / 0.5
+    np.testing.assert_allclose(joined.logits(crops), expected, rtol=1e-4, atol=1e-5)
+
+    export_onnx(target, tmp_path / "mirrored.onnx")  # which compares the two, at several batch sizes
+    served = open_classifier(tmp_path / "mirrored.onnx")
+    np.testing.assert_allclose(served.logits(crops), joined.logits(crops), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(served.logits(turned), served.logits(crops), rtol=1e-3, atol=1e-4)
+    (step,) = [step for step in lineage(target, info) if isinstance(step, Joining)]
+    assert step.command().endswith(" --mirrored --data ferplus/ -o runs/ensemble.safetensors")
+    assert next(step.told()).endswith(", of each face and its mirror image.")
 
 
 def test_without_faces_it_is_not_calibrated(members: list[Path], tmp_path: Path) -> None:
