@@ -88,7 +88,7 @@ model: $(VENV)/.dev-installed
 	joined=$$(join ensemble_6.safetensors $$fast $$second) && \
 	fast=$$(taught_by $$joined $(FAST) --set init=$$fast) && \
 	bundle $$fast --name $(FAST) --role fast --default && \
-	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" \
+	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" --mirrored \
 		-o $(RUNS)/ensemble_of_bundled.safetensors && \
 	bundle $(RUNS)/ensemble_of_bundled.safetensors --name $(ACCURATE) --role accurate
 

@@ -169,12 +169,19 @@ def _told_epoch(made: Run | Joining) -> str | None:
     return "the last, as the recipe says" if made.recipe["finetune"].get("selected_epoch") == "last" else None
 
 
+def _mirrored(made: Measured) -> bool:
+    """Whether the network looks at each face twice."""
+    last = made.runs[-1]
+    return isinstance(last, Joining) and last.mirrored
+
+
 def _figures(made: Measured) -> Iterator[str]:
     report, full = made.report, made.files[0]
     yield "## How good it is"
     yield ""
     yield "- Scored on: FERPlus `label.csv`, Valid, majority, 8 classes; the data set's own 48 x 48 crop, no detector,"
-    yield f"  no test-time tricks; n = {report.n}. Valid chose nothing."
+    looks = "each face and its mirror image, by the network itself" if _mirrored(made) else "no test-time tricks"
+    yield f"  {looks}; n = {report.n}. Valid chose nothing."
     interval = " to ".join(map(_percent, report.accuracy_ci95))
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:

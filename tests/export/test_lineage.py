@@ -117,7 +117,10 @@ def test_teachers_are_followed_too(tree: Path, tmp_path: Path, checkpoint: Path,
     assert "60% of the targets are the answers of `ensemble`, `ensemble_2`;" in card
 
 
-def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path) -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_ensemble_is_told_by_its_members(
+    tree: Path, tmp_path: Path, checkpoint: Path, mini_ferplus: Path, mirrored: bool
+) -> None:
     weights, info = load_checkpoint(checkpoint)
     files = []
     for name, seed in (("debug", 3), ("second", 4)):
@@ -126,15 +129,18 @@ def test_an_ensemble_is_told_by_its_members(tree: Path, tmp_path: Path, checkpoi
         files.append(folder / "best.safetensors")
         recipe = info.recipe | {"name": name, "seed": seed}
         save_checkpoint(files[-1], weights, dataclasses.replace(info, recipe=recipe))
-    join(files, tmp_path / "both.safetensors", mini_ferplus)
+    join(files, tmp_path / "both.safetensors", mini_ferplus, mirrored=mirrored)
     made = bundle(tmp_path / "both.safetensors", "mine", mini_ferplus, tree, default=True, also=(), bench_s=0)
     assert made.info.recipe["members"] == ["recipe:debug", "recipe:second"]
     card = (tree / "fer_app/weights/mine.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in card
     assert card.index("- `debug`: FERPlus train-main (majority), seed 3") < card.index("- `second`: ")
-    assert "- `fer ensemble`: the mean of the calibrated logits of `debug`, `second`." in card
-    command = "fer ensemble runs/debug/finetune/best.safetensors runs/second/finetune/best.safetensors --data ferplus/"
-    assert command in card
+    seen = ", of each face and its mirror image" if mirrored else ""
+    assert f"- `fer ensemble`: the mean of the calibrated logits of `debug`, `second`{seen}." in card
+    command = "fer ensemble runs/debug/finetune/best.safetensors runs/second/finetune/best.safetensors"
+    assert f"{command}{' --mirrored' if mirrored else ''} --data ferplus/" in card
+    assert ("each face and its mirror image, by the network itself; n = " in card) == mirrored
+    assert ("no test-time tricks; n = " in card) != mirrored
     assert "- Epoch: each member's own. `dev`, " in card
     files[0].unlink()
     with pytest.raises(ExportError, match=r"comes from .*not there"):
