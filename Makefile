@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(GENERATIONS) go on from there, each from the one
 # before it, taught by that and $(SECOND_SHIFTS), joined. What the last of them and $(SECOND_SHIFTS) know together is taught to
 # $(SECOND_TAUGHT), and what the last of them and that know to $(FAST), which is bundled. $(ACCURATE) is no run: $(FAST), as it is bundled,
-# and $(SECOND_TAUGHT), joined.
+# and $(SECOND_TAUGHT), joined, both of which see mirror images too.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
@@ -64,8 +64,8 @@ model: $(VENV)/.dev-installed
 		$(BIN)/fer train $$recipe --data "$(DATA)" --run-dir $(RUNS)/$$recipe "$$@" \
 			$$([ -e $(RUNS)/$$recipe/recipe.json ] && echo --resume) $(ARGS); \
 	}; \
-	chain() { made=$$1; shift; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
-	taught_by() { teacher=$$1; shift; run "$$@" --set "finetune.distill.teachers=['$$teacher']"; }; \
+	chain() { made=; for recipe in "$$@"; do made=$$(run $$recipe $${made:+--set init=$$made}) || return; done; echo "$$made"; }; \
+	taught() { run $$1 --set init=$$2 --set "finetune.distill.teachers=['$$3']"; }; \
 	join() { \
 		file=$(RUNS)/$$1; shift; \
 		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
@@ -75,18 +75,18 @@ model: $(VENV)/.dev-installed
 		file=$$1; shift; \
 		$(BIN)/python -m export.bundle $$file "$$@" --data "$(DATA)" $(if $(BUNDLE),,--into $(RUNS)/bundle); \
 	}; \
-	residual=$$(chain '' $(RESIDUAL_CHAIN)) && second=$$(chain '' $(SECOND_RESIDUAL)) && hybrid=$$(chain '' $(HYBRID_CHAIN)) && \
+	residual=$$(chain $(RESIDUAL_CHAIN)) && second=$$(chain $(SECOND_RESIDUAL)) && hybrid=$$(chain $(HYBRID_CHAIN)) && \
 	joined=$$(join ensemble.safetensors $$hybrid $$residual $$second) && \
-	fast=$$(taught_by $$joined $(TAUGHT) --set init=$$residual) && \
-	second=$$(chain $$second $(SECOND_SHIFTS)) && number=1 && \
+	fast=$$(taught $(TAUGHT) $$residual $$joined) && \
+	second=$$(run $(SECOND_SHIFTS) --set init=$$second) && number=1 && \
 	for recipe in $(GENERATIONS); do \
 		number=$$((number + 1)) && joined=$$(join ensemble_$$number.safetensors $$fast $$second) && \
-		fast=$$(taught_by $$joined $$recipe --set init=$$fast) || exit; \
+		fast=$$(taught $$recipe $$fast $$joined) || exit; \
 	done && \
 	joined=$$(join ensemble_5.safetensors $$fast $$second) && \
-	second=$$(taught_by $$joined $(SECOND_TAUGHT) --set init=$$second) && \
+	second=$$(taught $(SECOND_TAUGHT) $$second $$joined) && \
 	joined=$$(join ensemble_6.safetensors $$fast $$second) && \
-	fast=$$(taught_by $$joined $(FAST) --set init=$$fast) && \
+	fast=$$(taught $(FAST) $$fast $$joined) && \
 	bundle $$fast --name $(FAST) --role fast --default && \
 	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" --mirrored \
 		-o $(RUNS)/ensemble_of_bundled.safetensors && \

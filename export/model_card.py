@@ -169,10 +169,11 @@ def _told_epoch(made: Run | Joining) -> str | None:
     return "the last, as the recipe says" if made.recipe["finetune"].get("selected_epoch") == "last" else None
 
 
-def _mirrored(made: Measured) -> bool:
-    """Whether the network looks at each face twice."""
-    last = made.runs[-1]
-    return isinstance(last, Joining) and last.mirrored
+def _looks(made: Run | Joining) -> str:
+    """Say how often each face is looked at."""
+    if isinstance(made, Joining) and made.mirrored:
+        return "each face and its mirror image, by the network itself"
+    return "no test-time tricks"
 
 
 def _figures(made: Measured) -> Iterator[str]:
@@ -180,8 +181,7 @@ def _figures(made: Measured) -> Iterator[str]:
     yield "## How good it is"
     yield ""
     yield "- Scored on: FERPlus `label.csv`, Valid, majority, 8 classes; the data set's own 48 x 48 crop, no detector,"
-    looks = "each face and its mirror image, by the network itself" if _mirrored(made) else "no test-time tricks"
-    yield f"  {looks}; n = {report.n}. Valid chose nothing."
+    yield f"  {_looks(made.runs[-1])}; n = {report.n}. Valid chose nothing."
     interval = " to ".join(map(_percent, report.accuracy_ci95))
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:

@@ -106,7 +106,7 @@ def test_the_accurate_model_is_joined_of_the_fast_one_as_that_is_bundled(make_mo
             member if words else str(runs / member),
             str(runs / "resnet_ferplus_seed_4_taught/finetune/best.safetensors"),
         ]
-        assert ensemble[-2:] == ["-o", accurate[3]]
+        assert ensemble[4:] == ["--data", "faces", "--mirrored", "-o", accurate[3]]
         assert accurate[4:8] == ["--name", "mimic_ensemble_ferplus", "--role", "accurate"]
 
 

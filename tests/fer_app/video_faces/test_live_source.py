@@ -83,6 +83,7 @@ def test_a_recording_has_what_a_video_has(recognizer: Recognizer, pictures: list
         LiveSource(server.address("clip.ts", "user:secret@")) as live,
     ):
         seen: list[VideoInfo] = []
+        late = after(1.5)
 
         def note(info: VideoInfo, faces: Any) -> None:
             seen.append(info)
@@ -93,7 +94,7 @@ def test_a_recording_has_what_a_video_has(recognizer: Recognizer, pictures: list
             paths,
             Settings(),
             on_frame=note,
-            stop=lambda: len(seen) >= 6 and begun + 1.5 < time.monotonic(),
+            stop=lambda: len(seen) >= 6 and late(),
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "out.csv",
