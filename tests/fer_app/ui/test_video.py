@@ -83,9 +83,24 @@ def test_the_curve_says_what_the_rows_say(job) -> None:
     assert np.nanmean(person.probs, axis=0).argmax() == max(range(8), key=lambda k: list(shares.values())[k])
 
 
-def test_the_switch_really_stops_it(job, tmp_path) -> None:
+def wait_at_frame_5(made: VideoJob, monkeypatch) -> None:
+    """Its fifth frame is written, and then nothing before its switch is pressed, however fast the machine is."""
+    add = made.progress.add
+
+    def add_and_wait(*frame) -> None:
+        add(*frame)
+        if made.progress.frames == 5:
+            pressed = time.monotonic() + 60
+            while not made._switch.pressed() and time.monotonic() < pressed:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(made.progress, "add", add_and_wait)
+
+
+def test_the_switch_really_stops_it(job, tmp_path, monkeypatch) -> None:
     switch = StopSwitch()
     made = job(switch=switch)
+    wait_at_frame_5(made, monkeypatch)
     for progress in made.updates():
         if progress.frames:
             switch.press()
@@ -96,8 +111,9 @@ def test_the_switch_really_stops_it(job, tmp_path) -> None:
     assert not list(tmp_path.glob("*.partial.*"))
 
 
-def test_who_leaves_stops_it(job) -> None:
+def test_who_leaves_stops_it(job, monkeypatch) -> None:
     made = job()
+    wait_at_frame_5(made, monkeypatch)
     updates = made.updates()
     next(updates)
     updates.close()

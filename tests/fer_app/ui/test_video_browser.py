@@ -78,8 +78,8 @@ def test_what_is_no_video_is_a_sentence(open_page, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_cancel_really_stops(open_page, tmp_path, astronaut) -> None:
-    pictures = [np.ascontiguousarray(np.roll(astronaut, i, axis=1)) for i in range(400)]
-    clip = make_clip(tmp_path / "long.mp4", times=range(400), size=(512, 512), pictures=pictures)
+    pictures = [np.ascontiguousarray(np.roll(astronaut, i, axis=1)) for i in range(400)] * 5
+    clip = make_clip(tmp_path / "long.mp4", times=range(2000), size=(512, 512), pictures=pictures)
     with open_page() as page:
         open_video(page, clip)
         page.get_by_role("button", name="Annotate").click()
@@ -89,7 +89,7 @@ def test_cancel_really_stops(open_page, tmp_path, astronaut) -> None:
         page.get_by_role("alert").wait_for()
         assert time.monotonic() - begun_s < 5
         assert page.get_by_role("alert").inner_text() == "Not complete: stopped before the end."
-        assert page.evaluate(PLAY)["duration"] < 15
+        assert page.evaluate(PLAY)["duration"] < 75
 
 
 @pytest.mark.slow
