@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 # The bundled models. A chain is recipes in their order, each starting from what the one before it made. $(TAUGHT) goes on from the first
 # chain, taught by what that, $(SECOND_RESIDUAL) and the hybrid's chain make, joined. $(GENERATIONS) go on from there, each from the one
 # before it, taught by that and $(SECOND_SHIFTS), joined. What the last of them and $(SECOND_SHIFTS) know together is taught to
-# $(SECOND_TAUGHT), and what the last of them and that know to $(FAST), which is bundled. $(ACCURATE) is no run: $(FAST), as it is bundled,
-# and $(SECOND_TAUGHT), joined, both of which see mirror images too.
+# $(SECOND_TAUGHT), and what the last of them and that know to $(FAST), which is balanced and bundled. $(ACCURATE) is no run: $(FAST), as
+# it is bundled, and $(SECOND_TAUGHT), joined, both of which see mirror images too.
 FAST := mimic_hybrid_ferplus
 ACCURATE := mimic_ensemble_ferplus
 TAUGHT := mimic_resnet_ferplus
@@ -71,6 +71,11 @@ model: $(VENV)/.dev-installed
 		[ -e $$file ] || $(BIN)/fer ensemble "$$@" --data "$(DATA)" -o $$file >&2 || return; \
 		echo "$$file"; \
 	}; \
+	even() { \
+		file=$(RUNS)/$$1_balanced.safetensors; \
+		[ -e $$file ] || $(BIN)/fer balance $$2 --data "$(DATA)" -o $$file >&2 || return; \
+		echo "$$file"; \
+	}; \
 	bundle() { \
 		file=$$1; shift; \
 		$(BIN)/python -m export.bundle $$file "$$@" --data "$(DATA)" $(if $(BUNDLE),,--into $(RUNS)/bundle); \
@@ -87,6 +92,7 @@ model: $(VENV)/.dev-installed
 	second=$$(taught $(SECOND_TAUGHT) $$second $$joined) && \
 	joined=$$(join ensemble_6.safetensors $$fast $$second) && \
 	fast=$$(taught $(FAST) $$fast $$joined) && \
+	fast=$$(even $(FAST) $$fast) && \
 	bundle $$fast --name $(FAST) --role fast --default && \
 	$(BIN)/fer ensemble $(if $(BUNDLE),$(FAST),$(RUNS)/bundle/training/weights/$(FAST).safetensors) $$second --data "$(DATA)" --mirrored \
 		-o $(RUNS)/ensemble_of_bundled.safetensors && \

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -44,7 +42,7 @@ from fer_app.contract import Precision
 from fer_app.errors import ExportError, FerError
 from fer_app.model_choice import MOST_LOST
 from fer_app.model_store import DEFAULT, ROLES
-from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_checkpoint, recipe_digest, save_checkpoint
 from training.data.ferplus import load_ferplus
 from training.data.locate import locate
 from training.evaluation import evaluate, file_sha256, open_classifier
@@ -189,8 +187,8 @@ def _portable(info: CheckpointInfo) -> CheckpointInfo:
     recipe = without_paths(info.recipe)
     if recipe == info.recipe:
         return info
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return dataclasses.replace(info, recipe=recipe, contract=info.contract.replace(recipe_sha256=digest))
+    contract = info.contract.replace(recipe_sha256=recipe_digest(recipe))
+    return dataclasses.replace(info, recipe=recipe, contract=contract)
 
 
 def _file(name: str, precision: Precision) -> str:

@@ -1,6 +1,7 @@
 """Where a checkpoint comes from: the run that made it, and the runs that it started from, oldest first.
 
-An ensemble comes from the runs of its members, and from their being joined; a run with teachers from theirs too.
+An ensemble comes from the runs of its members, and from their being joined; a run with teachers from theirs too; what
+was balanced from what it was before.
 
 A run folder tells more than a checkpoint alone: `done.json` beside it has the machine and the program. A bundled
 checkpoint keeps no path of the machine that trained it; `without_paths` puts the recipe's name in its place, and what
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_app.errors import CheckpointError, ExportError
+from training.balance import BALANCED
 from training.checkpoint import CheckpointInfo, is_checkpoint, read_info
 from training.ensemble import ENSEMBLE
 from training.json_file import read_json
@@ -125,7 +127,41 @@ class Joining:
         return f"fer ensemble {files}{seen} --data ferplus/ -o {_made_by(self.name)}"
 
 
-def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Run | Joining]:
+@dataclass(frozen=True)
+class Balancing:
+    """One `fer balance`.
+
+    Attributes:
+        name: of the recipe of what it made.
+        of: the recipe that made what was balanced; `bundled:NAME` of a bundled model, which has a card itself.
+        tau: how far.
+    """
+
+    name: str
+    of: str
+    tau: float
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """What it was made from."""
+        return [self.of]
+
+    def told(self) -> Iterator[str]:
+        """Say in lines of Markdown what was done."""
+        of = _with_card(self.of)
+        yield f"- `fer balance`: rare classes of {of} lifted by the bias of the head, tau {self.tau:g}."
+
+    def command(self) -> str:
+        """Return the line that does the same again."""
+        of = _bundled(self.of) or _made_by(self.of)
+        return f"fer balance {of} --tau {self.tau:g} --data ferplus/ -o {_made_by(self.name)}"
+
+
+Step = Run | Joining | Balancing
+"""What made a checkpoint, or something that it comes from."""
+
+
+def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = frozenset()) -> list[Step]:
     """Follow `init` and teachers from a checkpoint to the first runs, an ensemble to its members', each told once.
 
     Where a header has it already, it is that.
@@ -145,6 +181,10 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
     if info.lineage:
         return [_from_json(step, checkpoint) for step in info.lineage]
     above |= {checkpoint.resolve()}
+    if BALANCED in info.recipe:
+        done = info.recipe[BALANCED]
+        before = _before([Path(done["of"])] if _is_file(done["of"]) else [], above)
+        return [*before, Balancing(info.recipe["name"], _portable(done["of"]).removeprefix("recipe:"), done["tau"])]
     if "members" in info.recipe:
         members = info.recipe["members"]
         names = [_portable(member).removeprefix("recipe:") for member in members]
@@ -163,19 +203,20 @@ def lineage(checkpoint: Path, info: CheckpointInfo, above: frozenset[Path] = fro
     return [*_before([Path(file) for file in _origins(info.recipe) if _is_file(file)], above), made]
 
 
-def as_json(steps: Sequence[Run | Joining]) -> list[dict[str, Any]]:
+def as_json(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return a lineage as a checkpoint's header keeps it."""
     return [dataclasses.asdict(step) for step in steps]
 
 
-def _from_json(step: dict[str, Any], checkpoint: Path) -> Run | Joining:
+def _from_json(step: dict[str, Any], checkpoint: Path) -> Step:
+    kind = Joining if "members" in step else Balancing if "tau" in step else Run
     try:
-        return Joining(**step) if "members" in step else Run(**step)
+        return kind(**step)
     except TypeError as error:
         raise CheckpointError(f"{checkpoint} has a lineage that is not ours: {error}") from error
 
 
-def _before(checkpoints: Sequence[Path], above: frozenset[Path]) -> list[Run | Joining]:
+def _before(checkpoints: Sequence[Path], above: frozenset[Path]) -> list[Step]:
     """Return what has made any of these, each step once."""
     steps = [step for checkpoint in checkpoints for step in lineage(checkpoint, read_info(checkpoint), above)]
     return list({step.command(): step for step in steps}.values())
@@ -184,11 +225,16 @@ def _before(checkpoints: Sequence[Path], above: frozenset[Path]) -> list[Run | J
 def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's recipe with `recipe:NAME` where it had the path of what NAME has made.
 
-    Paths are in `init`, in `members` and in the teachers of `finetune.distill`. That of MimCo's teacher stays.
+    Paths are in `init`, in `members`, in the teachers of `finetune.distill` and in what was balanced. That of MimCo's
+    teacher stays.
 
     Raises:
         ExportError: a path leads nowhere, or not to a checkpoint of ours.
     """
+    if BALANCED in recipe:
+        before = {name: value for name, value in recipe.items() if name != BALANCED}
+        told = recipe[BALANCED] | {"of": _portable(recipe[BALANCED]["of"])}
+        return without_paths(before) | {BALANCED: told}
     if "members" in recipe:
         return dict(recipe) | {"members": [_portable(member) for member in recipe["members"]]}
     told = dict(recipe) | ({"init": _portable(recipe["init"])} if "init" in recipe else {})
@@ -219,8 +265,12 @@ def _typed(value: Any) -> Any:
 
 
 def _made_by(name: str) -> str:
-    """Return the file that the command of a recipe, or the ensemble's, writes."""
-    return f"runs/{name}.safetensors" if _is_ensemble(name) else f"runs/{name}/finetune/best.safetensors"
+    """Return the file that the command of a recipe, the ensemble's, or what balances writes."""
+    return (
+        f"runs/{name}.safetensors"
+        if _is_ensemble(name) or name.endswith(f"_{BALANCED}")
+        else f"runs/{name}/finetune/best.safetensors"
+    )
 
 
 def _bundled(member: str) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from export.failure_sheet import Answer, ask, draw_answers
-from export.lineage import Joining, Run
+from export.lineage import Balancing, Joining, Run, Step
 from export.model_speed import BATCHES, Speed, measure_speed
 from export.variants import Variant
 from fer_app.errors import ExportError
@@ -47,7 +47,7 @@ class Measured:
     """
 
     name: str
-    runs: Sequence[Run | Joining]
+    runs: Sequence[Step]
     dev_accuracy: float | None
     files: Sequence[Variant]
     report: ClassificationReport
@@ -56,6 +56,11 @@ class Measured:
     speed: Speed
     answers: list[Answer]
     asked: Variant
+
+    @property
+    def made_by(self) -> Run | Joining:
+        """What trained it, or joined its members."""
+        return next(step for step in reversed(self.runs) if not isinstance(step, Balancing))
 
 
 def marked(card: Path) -> str:
@@ -72,7 +77,7 @@ def marked(card: Path) -> str:
 
 def measure(
     name: str,
-    runs: Sequence[Run | Joining],
+    runs: Sequence[Step],
     dev_accuracy: float | None,
     files: Sequence[Variant],
     faces: ImageSet,
@@ -181,13 +186,14 @@ def _figures(made: Measured) -> Iterator[str]:
     yield "## How good it is"
     yield ""
     yield "- Scored on: FERPlus `label.csv`, Valid, majority, 8 classes; the data set's own 48 x 48 crop, no detector,"
-    yield f"  {_looks(made.runs[-1])}; n = {report.n}. Valid chose nothing."
+    yield f"  {_looks(made.made_by)}; n = {report.n}. Valid chose nothing."
     interval = " to ".join(map(_percent, report.accuracy_ci95))
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:
         yield "- Chosen by: nothing; it is the last epoch's."
-    elif (epoch := _told_epoch(made.runs[-1])) is not None:
-        yield f"- Epoch: {epoch}. `dev`, a tenth of Train, set the temperature and what is"
+    elif (epoch := _told_epoch(made.made_by)) is not None:
+        lifted = ", how far rare classes are lifted" if isinstance(made.runs[-1], Balancing) else ""
+        yield f"- Epoch: {epoch}. `dev`, a tenth of Train, set the temperature{lifted} and what is"
         yield f"  uncertain; {_percent(made.dev_accuracy)} % of it are right."
     else:
         chosen = f"accuracy on `dev`, a tenth of Train ({_percent(made.dev_accuracy)} %)"

@@ -18,7 +18,7 @@ import json, pathlib, sys
 name, *words = [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
 with open({log!r}, "a") as log:
     log.write(json.dumps([name, *words]) + "\\n")
-if words[0] in ("train", "ensemble"):
+if words[0] in ("train", "ensemble", "balance"):
     run = words[words.index("--run-dir" if words[0] == "train" else "-o") + 1]
     made = pathlib.Path(run, "finetune", "best.safetensors") if words[0] == "train" else pathlib.Path(run)
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,13 @@ def test_the_accurate_model_is_joined_of_the_fast_one_as_that_is_bundled(make_mo
         ([], ["--into", str(tmp_path / "runs" / "bundle")], "bundle/training/weights/mimic_hybrid_ferplus.safetensors"),
         (["BUNDLE=1"], [], "mimic_hybrid_ferplus"),
     ):
-        fast, ensemble, accurate = make_model(*words)[-3:]
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        even, fast, ensemble, accurate = make_model(*words)[-4:]
         runs = tmp_path / "runs"
-        assert fast[:4] == [
-            "python",
-            "-m",
-            "export.bundle",
-            str(runs / "mimic_hybrid_ferplus/finetune/best.safetensors"),
-        ]
+        balanced = str(runs / "mimic_hybrid_ferplus_balanced.safetensors")
+        trained = str(runs / "mimic_hybrid_ferplus/finetune/best.safetensors")
+        assert even == ["fer", "balance", trained, "--data", "faces", "-o", balanced]
+        assert fast[:4] == ["python", "-m", "export.bundle", balanced]
         assert fast[4:] == ["--name", "mimic_hybrid_ferplus", "--role", "fast", "--default", "--data", "faces", *folder]
         assert ensemble[2:4] == [
             member if words else str(runs / member),
@@ -118,3 +117,4 @@ def test_it_goes_on_where_it_stopped(make_model) -> None:
     assert all("--resume" in words and words[-1] == "precision=fp32" for words in trained)
     assert sum(words[1] == "ensemble" for words in first) == 7
     assert sum(words[1] == "ensemble" for words in again) == 1  # the last one: of the model as it is bundled now
+    assert [sum(words[1] == "balance" for words in time) for time in (first, again)] == [1, 0]

@@ -6,6 +6,7 @@ resuming needs, lives beside it in the run folder (`training.run_folder`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -131,6 +132,11 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
 def recipe_word(path: Path) -> str:
     """Return what a recipe calls a checkpoint: `bundled:NAME` where it came with the program, else its path."""
     return f"bundled:{path.stem}" if path.resolve().parent == _bundled_folder().resolve() else str(path)
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a checkpoint says of its recipe."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def _bundled_folder() -> Path:

@@ -6,8 +6,6 @@ threshold of the whole are fitted on the faces of `dev`, as a training run fits 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,9 @@ from torch import nn
 from fer_app.contract import Contract
 from fer_app.errors import CheckpointError, InputError
 from models.ensemble import Ensemble
-from training.checkpoint import CheckpointInfo, recipe_word, save_checkpoint
-from training.data.datasets import load, relabel
-from training.data.locate import locate
-from training.data.splits import share_faces
+from training.checkpoint import CheckpointInfo, recipe_digest, recipe_word, save_checkpoint
 from training.evaluation import file_sha256, load_classifier
-from training.selection import Selection, calibrated, scores
+from training.selection import Selection, calibrated, held_out, scores
 
 ENSEMBLE: Final = "ensemble"
 """What the checkpoint of one says where others have the name of their recipe."""
@@ -114,14 +109,12 @@ def _figures(network: nn.Module, first: Member, data: Path) -> dict[str, float]:
         CheckpointError: the members were trained on it.
         DatasetError: of the data.
     """
-    contract, split = first.contract, first.info.finetuned_on
-    if split is None or share_faces("dev", split):
-        raise CheckpointError(
-            f"the members were trained on {split or 'an unknown split'}, so that dev cannot calibrate them; "
-            "leave out --data"
-        )
-    dev = load(locate([data]).need_faces(), "dev", img_size=contract.img_size, color_mode=contract.color_mode)
-    return Selection(relabel(dev, contract.labels)).figures(network, contract)
+    contract = first.contract
+    try:
+        dev = held_out(contract, first.info.finetuned_on, data)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; leave out --data") from error
+    return Selection(dev).figures(network, contract)
 
 
 def _info(members: Sequence[Member], figures: Mapping[str, float], *, mirrored: bool) -> CheckpointInfo:
@@ -135,9 +128,12 @@ def _info(members: Sequence[Member], figures: Mapping[str, float], *, mirrored: 
         **seen,
     }
     licenses = dict.fromkeys(member.contract.license for member in members)
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     plain = members[0].contract.replace(
-        temperature=1.0, uncertain_below=0.0, metrics={}, license="; ".join(licenses), recipe_sha256=digest
+        temperature=1.0,
+        uncertain_below=0.0,
+        metrics={},
+        license="; ".join(licenses),
+        recipe_sha256=recipe_digest(recipe),
     )
     return CheckpointInfo(
         kind="classifier",

@@ -9,9 +9,13 @@ from typing import Final
 from torch import nn
 
 from fer_app.contract import Contract
+from fer_app.errors import CheckpointError
 from fer_app.preprocess import softmax
 from training.checkpoint import read_info
+from training.data.datasets import load, relabel
 from training.data.image_set import ImageSet
+from training.data.locate import locate
+from training.data.splits import share_faces
 from training.evaluation import TorchClassifier, crops_of, hard_targets
 from training.metrics import best_temperature, classification_report
 from training.run_folder import RunFolder
@@ -64,6 +68,26 @@ class Selection:
         best = read_info(folder.best).metrics["dev_accuracy"] if folder.best.is_file() else -1.0
         if self._always or figures["dev_accuracy"] > best:
             write(folder.best)
+
+
+def held_out(contract: Contract, split: str | None, data: Path) -> ImageSet:
+    """Return `dev` of a data set, as a classifier knows its classes.
+
+    Args:
+        contract: the classifier's.
+        split: it was trained on this; None where nobody knows.
+        data: the labelled faces.
+
+    Raises:
+        CheckpointError: it was trained on faces of `dev`, or may have been.
+        DatasetError: of the data.
+    """
+    if split is None or share_faces("dev", split):
+        raise CheckpointError(
+            f"what was trained on {split or 'an unknown split'} cannot be calibrated on dev: it has seen those faces"
+        )
+    dev = load(locate([data]).need_faces(), "dev", img_size=contract.img_size, color_mode=contract.color_mode)
+    return relabel(dev, contract.labels)
 
 
 def calibrated(contract: Contract, figures: Mapping[str, float]) -> Contract:
