@@ -186,7 +186,7 @@ def _figures(made: Measured) -> Iterator[str]:
     yield "## How good it is"
     yield ""
     yield "- Scored on: FERPlus `label.csv`, Valid, majority, 8 classes; the data set's own 48 x 48 crop, no detector,"
-    yield f"  {_looks(made.made_by)}; n = {report.n}. Valid chose nothing."
+    yield f"  {_looks(made.made_by)}; n = {report.n}. Valid chose no weights and no threshold."
     interval = " to ".join(map(_percent, report.accuracy_ci95))
     yield f"- Accuracy: **{_percent(report.accuracy)} %** (95 % interval {interval})."
     if made.dev_accuracy is None:
