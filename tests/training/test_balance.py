@@ -62,15 +62,15 @@ def test_only_classes_below_half_of_an_even_share_are_lifted() -> None:
 
 
 def test_it_goes_as_far_as_no_accuracy_is_lost() -> None:
-    """Of a rare class the first face is won by 0.2, the second by 0.6, which by then loses two of the other's."""
-    margin = np.array([1.0, 0.9, 0.55, 0.5, 0.15, 0.58])
-    logits = np.stack([margin, np.zeros(6)], axis=1).astype(np.float32)
-    targets = np.array([0, 0, 0, 0, 1, 1])
+    """Of a rare class the first face is won by 0.2, the second by 0.6, when three of many of the other's are lost."""
+    margin = np.array([9, 9, 9, 9, 9, 0.55, 0.5, 0.5, 0.15, 0.58])
+    logits = np.stack([margin, np.zeros(10)], axis=1).astype(np.float32)
+    targets = np.array([0] * 8 + [1] * 2)
     chosen = choose(logits, targets, ("common", "rare"), np.array([0.0, 1.0]))
     assert chosen.tau == pytest.approx(0.2)
     assert chosen.report.recall.tolist() == [1, 0.5]
     # Where nothing is won nothing is moved.
-    assert choose(logits[:4], targets[:4], ("common", "rare"), np.array([0.0, 1.0])).tau == 0
+    assert choose(logits[:8], targets[:8], ("common", "rare"), np.array([0.0, 1.0])).tau == 0
 
 
 def test_the_bias_is_moved_and_the_whole_calibrated_again(classifier: Path, uneven: Path, tmp_path: Path) -> None:
