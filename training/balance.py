@@ -36,32 +36,19 @@ TAUS: Final = tuple(step / 20 for step in range(21))
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One tau, and what `dev` makes of it.
-
-    Attributes:
-        tau: of logit adjustment; 0 changes nothing.
-        report: on the faces that choose.
-    """
-
-    tau: float
-    report: ClassificationReport
-
-
-@dataclass(frozen=True)
 class Balanced:
     """What balancing a classifier did.
 
     Attributes:
-        info: what the new checkpoint says.
+        info: what the new checkpoint says, its figures on `dev` among it.
         before: what `dev` made of it as it was.
-        after: what was chosen.
+        tau: how far rare classes are lifted; 0 changes nothing.
         lift: what every class's logit gained, (K,).
     """
 
     info: CheckpointInfo
     before: ClassificationReport
-    after: Choice
+    tau: float
     lift: NDArray[np.float64]
 
 
@@ -81,7 +68,7 @@ def rarity(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def choose(
     logits: NDArray[np.float32], targets: NDArray[np.int64], labels: tuple[str, ...], lift: NDArray[np.float64]
-) -> Choice:
+) -> float:
     """Return the tau of the greatest mean class accuracy among those that lose no accuracy; of several the smallest.
 
     Args:
@@ -90,9 +77,11 @@ def choose(
         labels: names of the classes.
         lift: what tau = 1 adds, (K,).
     """
-    tried = [Choice(tau, _report(logits, targets, labels, tau * lift)) for tau in TAUS]
-    harmless = [one for one in tried if one.report.accuracy >= tried[0].report.accuracy]
-    return max(harmless, key=lambda one: (one.report.mean_class_accuracy, -one.tau))
+    reports = {
+        tau: classification_report(softmax(logits + (tau * lift).astype(np.float32)), targets, labels) for tau in TAUS
+    }
+    harmless = [tau for tau, report in reports.items() if report.accuracy >= reports[0].accuracy]
+    return max(harmless, key=lambda tau: (reports[tau].mean_class_accuracy, -tau))
 
 
 def balance(path: Path, target: Path, data: Path, tau: float | None = None) -> Balanced:
@@ -121,16 +110,14 @@ def balance(path: Path, target: Path, data: Path, tau: float | None = None) -> B
     dev = held_out(contract, info.finetuned_on, data)
     lift = rarity(_shares(info, data))
     logits, targets = TorchClassifier(network, contract).logits(crops_of(dev)), hard_targets(dev)
-    before = _report(logits, targets, contract.labels, 0 * lift)
+    before = classification_report(softmax(logits), targets, contract.labels)
     if tau is None:
-        after = choose(logits, targets, contract.labels, lift)
-    else:
-        after = Choice(tau, _report(logits, targets, contract.labels, tau * lift))
+        tau = choose(logits, targets, contract.labels, lift)
     with torch.no_grad():
         for head, scale in heads:
-            head.bias.add_(torch.from_numpy(after.tau * scale * lift).to(head.bias.dtype))
+            head.bias.add_(torch.from_numpy(tau * scale * lift).to(head.bias.dtype))
     figures = Selection(dev).figures(network, contract)
-    recipe = _recipe(info, path, after.tau)
+    recipe = _recipe(info, path, tau)
     info = dataclasses.replace(
         info,
         recipe=recipe,
@@ -139,13 +126,7 @@ def balance(path: Path, target: Path, data: Path, tau: float | None = None) -> B
         lineage=[],
     )
     save_checkpoint(target, network.state_dict(), info)
-    return Balanced(info, before, after, after.tau * lift)
-
-
-def _report(
-    logits: NDArray[np.float32], targets: NDArray[np.int64], labels: tuple[str, ...], lift: NDArray[np.float64]
-) -> ClassificationReport:
-    return classification_report(softmax(logits + lift.astype(np.float32)), targets, labels)
+    return Balanced(info, before, tau, tau * lift)
 
 
 def _heads(network: nn.Module, path: Path) -> list[tuple[nn.Linear, float]]:

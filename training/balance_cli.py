@@ -35,12 +35,12 @@ def balance(
     typer.echo(str(output))
     assert done.info.contract is not None
     lifted = [f"{label} {lift:+.2f}" for label, lift in zip(done.info.contract.labels, done.lift, strict=True) if lift]
-    typer.echo(f"fer: tau {done.after.tau:g}; logits: {', '.join(lifted) or 'no class is lifted'}", err=True)
+    typer.echo(f"fer: tau {done.tau:g}; logits: {', '.join(lifted) or 'no class is lifted'}", err=True)
     told = [
         f"{words} {100 * after:.2f} % ({100 * before:.2f} before)"
         for words, before, after in (
-            ("dev accuracy", done.before.accuracy, done.after.report.accuracy),
-            ("mean class accuracy", done.before.mean_class_accuracy, done.after.report.mean_class_accuracy),
+            ("dev accuracy", done.before.accuracy, done.info.metrics["dev_accuracy"]),
+            ("mean class accuracy", done.before.mean_class_accuracy, done.info.metrics["dev_mean_class_accuracy"]),
         )
     ]
     typer.echo(f"fer: {', '.join(told)}", err=True)
